@@ -1,0 +1,210 @@
+//! The nouns of the REST API, as JSON bodies under `/v1/`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExitReason;
+use crate::spec::MicrovmSpec;
+use crate::units::Bytes;
+
+/// A failed request: `application/problem+json`, RFC 9457.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// What kind of problem it is: `about:blank` or a URI reference under `/problems/`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words, the same for every occurrence.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong this time and what to do about it.
+    pub detail: String,
+}
+
+/// The life of a microVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Made, never started.
+    Created,
+    /// Between the request to start and the first instruction of its process.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Stopped in place.
+    Paused,
+    /// Between the request to stop and its end.
+    Stopping,
+    /// Its process has ended.
+    Stopped,
+    /// It could not be started, or ended in a way nobody asked for.
+    Failed,
+}
+
+impl State {
+    /// The name in JSON and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How a container ended, as `wait` and the last frame of an attached stream say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// The process's status as a shell has it; 125 when the microVM failed, 126 when the command cannot be
+    /// executed, 127 when it is not there (Docker's conventions).
+    pub status: i32,
+    /// Why it failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How the VM ended, where the VMM has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ExitReason>,
+    /// Whether the guest ran out of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+}
+
+/// One microVM, as `GET /v1/microvms/{id}` shows it. Times are RFC 3339, UTC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Microvm {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// What the user asked for.
+    pub spec: MicrovmSpec,
+    /// Digest of the image's manifest at creation.
+    pub image_digest: String,
+    /// The entrypoint and command that run.
+    pub command: Vec<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When it was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// How it last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitStatus>,
+    /// The process id of its VMM while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_pid: Option<u32>,
+    /// The guest kernel's release, once the agent has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_kernel: Option<String>,
+}
+
+/// One image in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Digest of its manifest, `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// The references it goes by.
+    pub names: Vec<String>,
+    /// Size of the flattened block image.
+    pub size: Bytes,
+    /// When it came into the store, RFC 3339.
+    pub created_at: String,
+    /// `linux/amd64`.
+    pub platform: String,
+}
+
+/// `POST /v1/images/pull`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullRequest {
+    /// What to pull.
+    pub reference: String,
+    /// `os/architecture[/variant]`; the host's when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Basic credentials; else anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Certificates in PEM to trust besides the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// Speak HTTP without TLS to this registry.
+    #[serde(default)]
+    pub plain_http: bool,
+}
+
+/// A registry's user and password, or an identity token with user `<token>`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// One line of the stream that a pull or an import answers with (`application/x-ndjson`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// Bytes of a blob that have arrived.
+    Blob {
+        /// The blob's digest.
+        digest: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A step without a known length has begun.
+    Step(String),
+    /// It is in the store; last line.
+    Done(Box<Image>),
+    /// It failed; last line.
+    Failed(Problem),
+}
+
+/// One kernel bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// The kernel's release, such as `6.1.0-40-cloud-amd64`.
+    pub release: String,
+    /// Size of kernel and modules.
+    pub size: Bytes,
+    /// Names of the modules that are loaded, in order.
+    pub modules: Vec<String>,
+    /// Whether microVMs that name no kernel get this one.
+    pub default: bool,
+    /// When it was imported, RFC 3339.
+    pub created_at: String,
+}
+
+/// `GET /v1/system`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it leaves when nobody needs it.
+    pub on_demand: bool,
+    /// Where its data is.
+    pub data_dir: String,
+}

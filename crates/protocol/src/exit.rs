@@ -1,0 +1,89 @@
+//! Why a microVM ended, as `hull-vmm` states it: one reason, one process exit status.
+//!
+//! The VMM is the only writer. It sends the reason to whoever holds the control socket and leaves with the
+//! matching status, so the reason is known even when nobody was listening.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The stated reason for the end of a microVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitReason {
+    /// The guest powered itself off through ACPI.
+    PowerOff,
+    /// The guest asked for a reset (ACPI reset register, keyboard controller).
+    Reset,
+    /// The guest's kernel reported a panic (pvpanic).
+    GuestPanic,
+    /// The guest's processor could not deliver a fault (triple fault).
+    TripleFault,
+    /// The daemon, or the user at the terminal, told the VMM to end at once.
+    Killed,
+    /// KVM could not go on with the guest: an emulation failure or an entry failure.
+    Unrecoverable,
+    /// The host failed the VMM: no memory, no descriptor, an I/O error outside any device request.
+    HostError,
+}
+
+impl ExitReason {
+    /// Every reason there is.
+    pub const ALL: [Self; 7] = [
+        Self::PowerOff,
+        Self::Reset,
+        Self::GuestPanic,
+        Self::TripleFault,
+        Self::Killed,
+        Self::Unrecoverable,
+        Self::HostError,
+    ];
+
+    /// The exit status of `hull-vmm` for this reason. Status 1 is left to errors before the first
+    /// instruction of the guest, 2 to unusable arguments, 101 to bugs.
+    pub const fn status(self) -> i32 {
+        match self {
+            Self::PowerOff => 0,
+            Self::Reset => 64,
+            Self::GuestPanic => 65,
+            Self::TripleFault => 66,
+            Self::Killed => 67,
+            Self::Unrecoverable => 68,
+            Self::HostError => 69,
+        }
+    }
+
+    /// The reason behind an exit status of `hull-vmm`, if it is one.
+    pub fn from_status(status: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.status() == status)
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "the guest powered off",
+            Self::Reset => "the guest asked for a reset",
+            Self::GuestPanic => "the guest's kernel panicked",
+            Self::TripleFault => "the guest's processor met a triple fault",
+            Self::Killed => "killed",
+            Self::Unrecoverable => "KVM could not run the guest any further",
+            Self::HostError => "the host failed the VMM",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_status_of_its_own() {
+        for reason in ExitReason::ALL {
+            assert_eq!(ExitReason::from_status(reason.status()), Some(reason));
+        }
+        for other in [1, 2, 101, 128] {
+            assert_eq!(ExitReason::from_status(other), None);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! hull
+fn main() {}
