@@ -127,7 +127,7 @@ impl Block {
     fn ranges(&mut self, mem: &Memory, from_guest: &mut Buffers, zero: bool) -> Result<(), Failure> {
         self.writable()?;
         let length = from_guest.left();
-        if length == 0 || length % RANGE_LEN != 0 || length / RANGE_LEN > u64::from(RANGES_MAX) {
+        if length == 0 || !length.is_multiple_of(RANGE_LEN) || length / RANGE_LEN > u64::from(RANGES_MAX) {
             return Err(Failure::Io);
         }
         while from_guest.left() > 0 {
@@ -158,7 +158,7 @@ impl Block {
     /// The byte offset of a request that fits the disk.
     fn offset(&self, sector: u64, length: u64) -> Result<u64, Failure> {
         let end = sector.checked_add(length / SECTOR).ok_or(Failure::Io)?;
-        if length % SECTOR != 0
+        if !length.is_multiple_of(SECTOR)
             || length > REQUEST_MAX.max(u64::from(RANGE_SECTORS_MAX) * SECTOR)
             || end > self.sectors
         {

@@ -235,7 +235,6 @@ impl Buffers {
         let mut wanted = length.min(self.left);
         while let Some((address, size)) = self.ranges.pop_front() {
             let part = u64::from(size).min(wanted);
-            #[expect(clippy::cast_possible_truncation, reason = "part is at most size, a u32")]
             let part32 = part as u32;
             if part > 0 {
                 taken.ranges.push_back((address, part32));
