@@ -1,2 +1,7 @@
-//! vmm
-fn main() {}
+//! `hull-vmm`: one microVM, started by `hull` with its plan in descriptor 3.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hull_vmm::run()
+}

@@ -1,0 +1,160 @@
+//! What a guest's processors say of themselves (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
+//!
+//! Host passthrough is what KVM supports on this host, with the leaves corrected that describe where a processor
+//! sits. The named baselines then clear every feature above their level.
+
+use hull_protocol::plan::CpuModel;
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::Kvm;
+
+/// Why a processor model cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuidError {
+    /// KVM does not say what it supports.
+    #[error("KVM does not say which processor features it supports")]
+    Kvm(#[source] kvm_ioctls::Error),
+    /// The host lacks a feature of the baseline.
+    #[error("this host's processor lacks {feature}, which {model} needs: use a lower model or --cpu host")]
+    Lacks {
+        /// The feature's name as in /proc/cpuinfo.
+        feature: &'static str,
+        /// The model's name.
+        model: &'static str,
+    },
+    /// KVM lists more than fits.
+    #[error("the list of processor features is too long")]
+    TooLong,
+}
+
+/// Where a feature bit is: leaf, register (0 eax to 3 edx), bit; with its name and the level that needs it.
+type Feature = (u32, usize, u32, &'static str, u8);
+
+const ECX: usize = 2;
+const EBX: usize = 1;
+
+/// The features that the x86-64 psABI's levels 2 to 4 add to the first.
+const FEATURES: [Feature; 22] = [
+    (1, ECX, 0, "sse3", 2),
+    (1, ECX, 9, "ssse3", 2),
+    (1, ECX, 13, "cx16", 2),
+    (1, ECX, 19, "sse4_1", 2),
+    (1, ECX, 20, "sse4_2", 2),
+    (1, ECX, 23, "popcnt", 2),
+    (0x8000_0001, ECX, 0, "lahf_lm", 2),
+    (1, ECX, 12, "fma", 3),
+    (1, ECX, 22, "movbe", 3),
+    (1, ECX, 26, "xsave", 3),
+    (1, ECX, 28, "avx", 3),
+    (1, ECX, 29, "f16c", 3),
+    (7, EBX, 3, "bmi1", 3),
+    (7, EBX, 5, "avx2", 3),
+    (7, EBX, 8, "bmi2", 3),
+    (0x8000_0001, ECX, 5, "abm", 3),
+    (7, EBX, 16, "avx512f", 4),
+    (7, EBX, 17, "avx512dq", 4),
+    (7, EBX, 28, "avx512cd", 4),
+    (7, EBX, 30, "avx512bw", 4),
+    (7, EBX, 31, "avx512vl", 4),
+    (1, ECX, 27, "osxsave", 9),
+];
+
+/// Vector extensions beyond the levels, which a baseline does not show: leaf 7's ebx, ecx and edx, subleaf 1.
+const BEYOND_EBX: u32 = 1 << 21 | 1 << 26 | 1 << 27 | 1 << 29;
+const BEYOND_ECX: u32 = 1 << 1 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14;
+const BEYOND_EDX: u32 = 1 << 2 | 1 << 3 | 1 << 8 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25;
+
+/// The processor model as all processors of a VM share it.
+///
+/// # Errors
+/// When the host lacks what the model needs.
+pub fn model(kvm: &Kvm, model: CpuModel) -> Result<CpuId, CpuidError> {
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CpuidError::Kvm)?;
+    let level = match model {
+        CpuModel::Host => return Ok(cpuid),
+        CpuModel::V2 => 2,
+        CpuModel::V3 => 3,
+        CpuModel::V4 => 4,
+    };
+    for (leaf, register, bit, feature, needed_by) in FEATURES {
+        let there = entries(&mut cpuid, leaf).any(|entry| *word(entry, register) >> bit & 1 == 1);
+        if needed_by <= level && !there {
+            return Err(CpuidError::Lacks { feature, model: model.name() });
+        }
+        if needed_by > level && needed_by < 9 {
+            entries(&mut cpuid, leaf).for_each(|entry| *word(entry, register) &= !(1 << bit));
+        }
+    }
+    for entry in entries(&mut cpuid, 7) {
+        if entry.index == 0 {
+            entry.ebx &= !BEYOND_EBX;
+            entry.ecx &= !BEYOND_ECX;
+            entry.edx &= !BEYOND_EDX;
+        } else {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
+    }
+    Ok(cpuid)
+}
+
+/// The model as processor `index` of `cpus` sees it: one socket, one thread a core.
+///
+/// # Errors
+/// When the list has no room.
+pub fn for_vcpu(model: &CpuId, index: u8, cpus: u8) -> Result<CpuId, CpuidError> {
+    let mut cpuid = model.clone();
+    let (id, count) = (u32::from(index), u32::from(cpus));
+    let id_bits = count.next_power_of_two().trailing_zeros();
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            1 => {
+                entry.ebx = entry.ebx & 0xffff | id << 24 | count << 16;
+                entry.ecx |= 1 << 31 | 1 << 24; // a hypervisor is present; the TSC deadline timer
+                entry.edx = entry.edx & !(1 << 28) | u32::from(cpus > 1) << 28;
+            }
+            // Intel: caches below the last level belong to one core, the last level to all.
+            4 if entry.eax & 0x1f != 0 => {
+                let sharing = if entry.eax >> 5 & 7 >= 3 { (1 << id_bits) - 1 } else { 0 };
+                entry.eax = entry.eax & 0x3fff | ((1 << id_bits) - 1) << 26 | sharing << 14;
+            }
+            0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | count.saturating_sub(1) | id_bits << 12,
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id, 0),
+            _ => {}
+        }
+    }
+    topology(cpuid, id, count, id_bits)
+}
+
+/// Leaves 0xb and 0x1f: a level for threads, one for cores, an end.
+fn topology(cpuid: CpuId, id: u32, count: u32, id_bits: u32) -> Result<CpuId, CpuidError> {
+    let mut entries: Vec<kvm_cpuid_entry2> =
+        cpuid.as_slice().iter().copied().filter(|entry| !matches!(entry.function, 0xb | 0x1f)).collect();
+    let highest = entries.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.eax);
+    for leaf in [0xb, 0x1f].into_iter().filter(|leaf| *leaf <= highest) {
+        for (index, shift, threads, kind) in [(0, 0, 1, 1), (1, id_bits, count, 2), (2, 0, 0, 0)] {
+            entries.push(kvm_cpuid_entry2 {
+                function: leaf,
+                index,
+                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                eax: shift,
+                ebx: threads,
+                ecx: index | kind << 8,
+                edx: id,
+                ..Default::default()
+            });
+        }
+    }
+    CpuId::from_entries(&entries).map_err(|_| CpuidError::TooLong)
+}
+
+fn entries(cpuid: &mut CpuId, leaf: u32) -> impl Iterator<Item = &mut kvm_cpuid_entry2> {
+    cpuid.as_mut_slice().iter_mut().filter(move |entry| entry.function == leaf)
+}
+
+fn word(entry: &mut kvm_cpuid_entry2, register: usize) -> &mut u32 {
+    match register {
+        0 => &mut entry.eax,
+        1 => &mut entry.ebx,
+        2 => &mut entry.ecx,
+        _ => &mut entry.edx,
+    }
+}

@@ -1,0 +1,4 @@
+//! What is particular to x86-64 processors.
+
+pub mod cpuid;
+pub mod registers;

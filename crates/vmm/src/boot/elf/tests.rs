@@ -1,0 +1,76 @@
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+
+fn memory() -> Memory {
+    Memory::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap()
+}
+
+/// An ELF file with one segment of `content` at `offset`, loaded at 2 MiB.
+fn elf(content: &[u8], offset: u64, in_memory: u64) -> File {
+    let mut raw = vec![0u8; 4096];
+    raw[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    raw[18..20].copy_from_slice(&62u16.to_le_bytes());
+    raw[24..32].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    raw[32..40].copy_from_slice(&64u64.to_le_bytes());
+    raw[54..56].copy_from_slice(&56u16.to_le_bytes());
+    raw[56..58].copy_from_slice(&1u16.to_le_bytes());
+    raw[64..68].copy_from_slice(&1u32.to_le_bytes());
+    raw[72..80].copy_from_slice(&offset.to_le_bytes());
+    raw[88..96].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    raw[96..104].copy_from_slice(&(content.len() as u64).to_le_bytes());
+    raw[104..112].copy_from_slice(&in_memory.to_le_bytes());
+    raw.resize(usize::try_from(offset).unwrap().max(4096), 0);
+    raw.extend(content);
+    raw.extend([0xee; 5000]);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&raw, 0).unwrap();
+    file
+}
+
+#[test]
+fn a_segment_is_mapped_and_what_follows_it_is_zero() {
+    for offset in [4096u64, 4099] {
+        let memory = memory();
+        let content: Vec<u8> = (0..5000u32).map(|n| (n % 255) as u8).collect();
+        let loaded = load(&memory, &elf(&content, offset, 9000)).unwrap();
+        assert_eq!(loaded, Loaded { entry: 0x20_0000, end: 0x20_0000 + 9000 });
+        let mut got = vec![1; 9000];
+        memory.read_slice(&mut got, GuestAddress(0x20_0000)).unwrap();
+        assert_eq!(&got[..5000], content);
+        assert!(got[5000..].iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn a_guest_that_writes_to_its_kernel_does_not_change_the_file() {
+    let memory = memory();
+    let file = elf(&[7; 4096], 4096, 4096);
+    load(&memory, &file).unwrap();
+    memory.write_obj(0u64, GuestAddress(0x20_0000)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 4096).unwrap();
+    assert_eq!(byte, [7]);
+}
+
+#[test]
+fn kernels_that_do_not_fit_or_are_damaged_are_refused() {
+    let memory = memory();
+    assert!(matches!(load(&memory, &elf(&vec![1; 7 << 20], 4096, 7 << 20)), Err(ElfError::Memory(_))));
+    assert!(matches!(load(&memory, &elf(&[1; 16], 4096, 8)), Err(ElfError::Damaged(_))));
+    let file = tempfile::tempfile().unwrap();
+    assert!(matches!(load(&memory, &file), Err(ElfError::Read(_))));
+    file.write_all_at(&[0x7f; 200], 0).unwrap();
+    assert!(matches!(load(&memory, &file), Err(ElfError::Foreign)));
+}
+
+proptest! {
+    #[test]
+    fn damaged_headers_never_panic(at in 0..120usize, bytes in prop::collection::vec(any::<u8>(), 1..16)) {
+        let file = elf(&[9; 100], 4096, 100);
+        file.write_all_at(&bytes, at as u64).unwrap();
+        let _outcome = load(&memory(), &file);
+    }
+}

@@ -1,0 +1,354 @@
+//! One microVM: built from a plan in numbered steps, run, paused, resumed, ended.
+//!
+//! Owner: the main thread. Invariant: the order of [`Machine::pause`] is the only order: vCPUs park, then the
+//! devices drain; [`Machine::resume`] goes the other way.
+
+use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use hull_protocol::exit::ExitReason;
+use hull_protocol::plan::{BootPlan, Slot};
+use hull_virtio::block::Block;
+use hull_virtio::mmio::{Line, MmioTransport, QUEUE_NOTIFY, Shared};
+use hull_virtio::rng::Rng;
+use hull_virtio::{Device, Memory};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::arch::{cpuid, registers};
+use crate::boot::{acpi, linux};
+use crate::bus::Bus;
+use crate::gate::Gate;
+use crate::inherit::{InheritError, Slots};
+use crate::io_loop::{IoHandle, IoLoop, Seat};
+use crate::layout::{self, Layout};
+use crate::memory;
+use crate::serial::{Console, SerialPort};
+use crate::vcpu::Vcpu;
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A descriptor of the plan is not usable.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// The plan does not fit an address space.
+    #[error(transparent)]
+    Layout(#[from] layout::LayoutError),
+    /// Guest memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// The guest cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] linux::LoadError),
+    /// The processor model cannot be had.
+    #[error(transparent)]
+    Cpuid(#[from] cpuid::CpuidError),
+    /// A processor could not be set up.
+    #[error(transparent)]
+    Registers(#[from] registers::RegisterError),
+    /// KVM refused a step.
+    #[error("KVM could not {step}")]
+    Kvm {
+        /// What was tried.
+        step: &'static str,
+        /// What KVM said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// The host refused a step.
+    #[error("the host could not {step}")]
+    Host {
+        /// What was tried.
+        step: &'static str,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn kvm_refused(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
+    move |source| BuildError::Kvm { step, source }
+}
+
+fn host_refused(step: &'static str) -> impl Fn(io::Error) -> BuildError {
+    move |source| BuildError::Host { step, source }
+}
+
+/// A running microVM.
+pub struct Machine {
+    gate: Arc<Gate>,
+    io: IoHandle,
+    console: Console,
+    vcpus: Vec<JoinHandle<()>>,
+    io_thread: Option<JoinHandle<()>>,
+    ended: Receiver<ExitReason>,
+    power_button: EventFd,
+    paused: bool,
+    // KVM's view of memory lives as long as the machine.
+    _vm: VmFd,
+    _memory: Memory,
+}
+
+impl Machine {
+    /// Builds the machine of a plan; its first instruction comes with [`Machine::start`]'s threads, which run
+    /// when this returns. `woken` is written when the VM has ended.
+    ///
+    /// # Errors
+    /// When the host or KVM refuses a step; nothing has run then.
+    pub fn build(plan: &BootPlan, slots: &mut Slots, woken: EventFd) -> Result<Self, BuildError> {
+        // 1. The address space, and the memory in it.
+        let devices = devices(plan, slots)?;
+        let layout = Layout::of(plan.memory, devices.len())?;
+        let memory = memory::allocate(&layout)?;
+        // 2. The VM, with its interrupt controllers.
+        let (kvm, vm) = create_vm(plan, slots)?;
+        memory::register(&vm, &memory)?;
+        // 3. What the guest starts with.
+        let entry = load(plan, slots, &layout, &memory)?;
+        // 4. Devices: a seat in the event loop and a transport on the bus for each.
+        let output = plan.console.output.map(|slot| slots.stream(slot)).transpose()?;
+        let input = plan.console.input.map(|slot| slots.stream(slot)).transpose()?;
+        let console = Console::start(output, plan.console.limit.map(|limit| limit.get()))
+            .map_err(host_refused("start the console"))?;
+        let (seats, transports) = connect(&vm, &layout, devices)?;
+        let (io_loop, io) =
+            IoLoop::new(memory.clone(), seats, input).map_err(host_refused("set up the event loop"))?;
+        let serial = SerialPort::new(irq_line(&vm, layout::SERIAL_GSI)?, &console);
+        let power_button = irq_line(&vm, layout::EVENT_GSI)?;
+        let bus = Arc::new(Bus::new(serial, transports, io.clone()));
+        // 5. Processors.
+        let vcpus = create_vcpus(plan, &kvm, &vm, entry)?;
+        // 6. Threads.
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        let (reasons, ended) = channel();
+        let io_thread =
+            spawn_io(io_loop, bus.clone(), Ending { reasons: reasons.clone(), woken: clone(&woken)? })?;
+        let mut machine = Self {
+            gate,
+            io,
+            console,
+            vcpus: Vec::with_capacity(vcpus.len()),
+            io_thread: Some(io_thread),
+            ended,
+            power_button,
+            paused: false,
+            _vm: vm,
+            _memory: memory,
+        };
+        for vcpu in vcpus {
+            let ending = Ending { reasons: reasons.clone(), woken: clone(&woken)? };
+            machine.spawn_vcpu(vcpu, bus.clone(), ending)?;
+        }
+        Ok(machine)
+    }
+
+    /// The reason for the end, once there is one.
+    pub fn ended(&self) -> Option<ExitReason> {
+        self.ended.try_recv().ok()
+    }
+
+    /// Stops the guest in place. Pausing what is paused does nothing.
+    pub fn pause(&mut self) {
+        if !self.paused {
+            self.gate.close(|| self.kick());
+            self.io.pause();
+            self.paused = true;
+        }
+    }
+
+    /// Lets the guest go on. Resuming what runs does nothing.
+    pub fn resume(&mut self) {
+        if self.paused {
+            self.io.resume();
+            self.gate.open();
+            self.paused = false;
+        }
+    }
+
+    /// Whether the guest is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// When the interrupt cannot be raised.
+    pub fn press_power_button(&self) -> io::Result<()> {
+        self.power_button.write(1)
+    }
+
+    /// Ends all threads: vCPUs leave, devices drain and make their disks durable, the console is flushed.
+    pub fn finish(mut self) {
+        self.gate.end(|| self.kick());
+        for vcpu in self.vcpus.drain(..) {
+            let _left = vcpu.join();
+        }
+        self.io.end();
+        if let Some(thread) = self.io_thread.take() {
+            let _left = thread.join();
+        }
+        self.console.finish();
+    }
+
+    /// Makes every vCPU leave the guest. A thread that has ended is not signalled: it is joined last.
+    #[expect(unsafe_code, reason = "signalling a thread by its handle has no safe interface")]
+    fn kick(&self) {
+        for vcpu in &self.vcpus {
+            // SAFETY: the handle is not joined yet, so the thread's id is valid even if it has ended.
+            unsafe { libc::pthread_kill(vcpu.as_pthread_t(), kick_signal()) };
+        }
+    }
+
+    fn spawn_vcpu(&mut self, mut vcpu: Vcpu, bus: Arc<Bus>, ending: Ending) -> Result<(), BuildError> {
+        let gate = self.gate.clone();
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{}", self.vcpus.len()))
+            .stack_size(128 << 10)
+            .spawn(move || {
+                if let Some(reason) = vcpu.run_all(&bus, &gate) {
+                    ending.end(reason);
+                    // Stay until the machine sends every vCPU away, so that the gate's count is right.
+                    while gate.pass() != crate::gate::Pass::Leave {
+                        thread::park_timeout(std::time::Duration::from_millis(1));
+                    }
+                }
+            })
+            .map_err(host_refused("start a processor's thread"))?;
+        self.vcpus.push(thread);
+        Ok(())
+    }
+}
+
+/// How a thread tells that the VM has ended.
+struct Ending {
+    reasons: Sender<ExitReason>,
+    woken: EventFd,
+}
+
+impl Ending {
+    fn end(&self, reason: ExitReason) {
+        let _first_reason_counts = self.reasons.send(reason);
+        let _main_is_awake = self.woken.write(1);
+    }
+}
+
+fn clone(event: &EventFd) -> Result<EventFd, BuildError> {
+    event.try_clone().map_err(host_refused("copy a descriptor"))
+}
+
+/// The signal that makes a vCPU leave the guest; its handler does nothing.
+pub fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// The plan's devices, in the order of the layout: disks, then vsock, then entropy.
+fn devices(plan: &BootPlan, slots: &mut Slots) -> Result<Vec<Box<dyn Device>>, BuildError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for disk in &plan.disks {
+        let file = slots.take(disk.file)?;
+        let block = Block::new(file, disk.read_only, &disk.serial).map_err(host_refused("use a disk"))?;
+        devices.push(Box::new(block));
+    }
+    if plan.rng {
+        devices.push(Box::new(Rng::new()));
+    }
+    Ok(devices)
+}
+
+#[expect(unsafe_code, reason = "a KVM handle is made from an inherited descriptor")]
+fn create_vm(plan: &BootPlan, slots: &mut Slots) -> Result<(Kvm, VmFd), BuildError> {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    let file = slots.take(plan.kvm)?;
+    // SAFETY: the descriptor is open and owned by `file`, which gives it up here.
+    let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
+    if kvm.get_api_version() != 12 {
+        let source =
+            io::Error::new(io::ErrorKind::Unsupported, "the descriptor given as /dev/kvm is not KVM");
+        return Err(BuildError::Host { step: "use KVM", source });
+    }
+    let vm = kvm.create_vm().map_err(kvm_refused("create a VM"))?;
+    vm.set_tss_address(layout::KVM_TSS as usize).map_err(kvm_refused("place its task state segment"))?;
+    vm.create_irq_chip().map_err(kvm_refused("create the interrupt controllers"))?;
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    vm.create_pit2(pit).map_err(kvm_refused("create the interval timer"))?;
+    Ok((kvm, vm))
+}
+
+fn load(plan: &BootPlan, slots: &mut Slots, layout: &Layout, memory: &Memory) -> Result<u64, BuildError> {
+    let kernel = slots.take(plan.kernel.image)?;
+    let initrd = plan.kernel.initrd.map(|slot: Slot| slots.take(slot)).transpose()?;
+    let entry = linux::load(memory, layout, &kernel, initrd.as_ref(), &plan.kernel.cmdline)?;
+    acpi::write(memory, layout, plan.cpus)?;
+    registers::write_tables(memory)?;
+    Ok(entry)
+}
+
+fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, BuildError> {
+    let line =
+        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host_refused("make an interrupt"))?;
+    vm.register_irqfd(&line, gsi).map_err(kvm_refused("connect an interrupt"))?;
+    Ok(line)
+}
+
+/// Connects each device's notifications and interrupt to KVM, so that neither needs an exit to user space.
+fn connect(
+    vm: &VmFd,
+    layout: &Layout,
+    devices: Vec<Box<dyn Device>>,
+) -> Result<(Vec<Seat>, Vec<MmioTransport>), BuildError> {
+    let mut seats = Vec::new();
+    let mut transports = Vec::new();
+    for (device, window) in devices.into_iter().zip(&layout.devices) {
+        let shared = Arc::new(Shared::default());
+        let line = irq_line(vm, window.gsi)?;
+        let interrupt = Line::new(shared.clone(), move || {
+            if let Err(error) = line.write(1) {
+                log::error!("an interrupt cannot be raised: {error}");
+            }
+        });
+        let mut kicks = Vec::new();
+        for queue in 0..device.info().queue_sizes.len() {
+            let kick = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+                .map_err(host_refused("make a notification"))?;
+            let address = IoEventAddress::Mmio(window.base + QUEUE_NOTIFY);
+            let index = u32::try_from(queue).unwrap_or(u32::MAX);
+            vm.register_ioevent(&kick, &address, index).map_err(kvm_refused("connect a notification"))?;
+            kicks.push(kick);
+        }
+        seats.push(Seat { kicks, interrupt: Box::new(interrupt), shared: shared.clone() });
+        transports.push(MmioTransport::new(device, shared));
+    }
+    Ok((seats, transports))
+}
+
+fn create_vcpus(plan: &BootPlan, kvm: &Kvm, vm: &VmFd, entry: u64) -> Result<Vec<Vcpu>, BuildError> {
+    let model = cpuid::model(kvm, plan.cpu)?;
+    (0..plan.cpus)
+        .map(|index| {
+            let fd = vm.create_vcpu(u64::from(index)).map_err(kvm_refused("create a processor"))?;
+            let cpuid = cpuid::for_vcpu(&model, index, plan.cpus)?;
+            fd.set_cpuid2(&cpuid).map_err(kvm_refused("set a processor's features"))?;
+            registers::set_up(&fd, index, entry)?;
+            Ok(Vcpu::new(fd, index))
+        })
+        .collect()
+}
+
+fn spawn_io(io_loop: IoLoop, bus: Arc<Bus>, ending: Ending) -> Result<JoinHandle<()>, BuildError> {
+    thread::Builder::new()
+        .name("io".into())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            if let Err(error) = io_loop.run(&bus) {
+                log::error!("the event loop failed: {error}");
+                ending.end(ExitReason::HostError);
+            }
+        })
+        .map_err(host_refused("start the event loop"))
+}
