@@ -189,10 +189,12 @@ impl IoLoop {
         let (kind, slot, low) = (data >> 56, (data >> 32 & 0xff_ffff) as usize, (data & 0xffff_ffff) as u32);
         let flags = event.flags;
         match kind {
-            WAKE => drop(self.wake.read()),
+            WAKE => {
+                let _count = self.wake.read();
+            }
             KICK => {
                 if let Some(kick) = self.slots.get(slot).and_then(|slot| slot.seat.kicks.get(low as usize)) {
-                    drop(kick.read());
+                    let _count = kick.read();
                 }
                 self.queue_ready(slot, low as usize);
             }
@@ -213,11 +215,13 @@ impl IoLoop {
         match command {
             Command::Start(slot, started) => self.start(slot, started),
             Command::Notify(slot, queue) => self.queue_ready(slot, queue as usize),
-            Command::Stop(slot, reply) => drop(reply.send(self.stop(slot))),
+            Command::Stop(slot, reply) => {
+                let _asker_has_gone = reply.send(self.stop(slot)).is_err();
+            }
             Command::Pause(reply) => {
                 self.paused = true;
                 self.drain();
-                drop(reply.send(()));
+                let _asker_has_gone = reply.send(()).is_err();
             }
             Command::Resume => {
                 self.paused = false;

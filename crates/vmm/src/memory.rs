@@ -84,7 +84,6 @@ pub fn place_file(
     if at % PAGE != offset % PAGE || at % PAGE != 0 {
         return read_file(memory, at, file, (offset, size), what);
     }
-    let host = memory.get_slice(GuestAddress(at), size).map_err(|_| too_small())?;
     let whole = size.checked_next_multiple_of(PAGE as usize).ok_or_else(too_small)?;
     let tail = memory.get_slice(GuestAddress(at), whole).map_err(|_| too_small())?;
     let from = i64::try_from(offset).map_err(|_| too_small())?;
@@ -105,7 +104,6 @@ pub fn place_file(
     }
     let beyond = [0u8; PAGE as usize];
     let rest = beyond.get(..whole - size).unwrap_or_default();
-    drop(host);
     memory.write_slice(rest, GuestAddress(at + length)).map_err(|_| too_small())
 }
 

@@ -68,7 +68,8 @@ const BEYOND_EDX: u32 = 1 << 2 | 1 << 3 | 1 << 8 | 1 << 22 | 1 << 23 | 1 << 24 |
 /// # Errors
 /// When the host lacks what the model needs.
 pub fn model(kvm: &Kvm, model: CpuModel) -> Result<CpuId, CpuidError> {
-    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CpuidError::Kvm)?;
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CpuidError::Kvm)?;
+    let mut cpuid = name(cpuid)?;
     let level = match model {
         CpuModel::Host => return Ok(cpuid),
         CpuModel::V2 => 2,
@@ -94,6 +95,18 @@ pub fn model(kvm: &Kvm, model: CpuModel) -> Result<CpuId, CpuidError> {
         }
     }
     Ok(cpuid)
+}
+
+/// Adds the host processor's name, which KVM leaves out.
+fn name(cpuid: CpuId) -> Result<CpuId, CpuidError> {
+    const NAME: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+    let mut entries = cpuid.as_slice().to_vec();
+    entries.retain(|entry| !NAME.contains(&entry.function));
+    entries.extend(NAME.map(|function| {
+        let host = std::arch::x86_64::__cpuid(function);
+        kvm_cpuid_entry2 { function, eax: host.eax, ebx: host.ebx, ecx: host.ecx, edx: host.edx, ..Default::default() }
+    }));
+    CpuId::from_entries(&entries).map_err(|_| CpuidError::TooLong)
 }
 
 /// The model as processor `index` of `cpus` sees it: one socket, one thread a core.

@@ -6,7 +6,7 @@
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, ONE, Package, Path,
-    ResourceTemplate, Scope, ZERO,
+    ResourceTemplate, ZERO,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -168,8 +168,7 @@ fn platform(body: &mut Vec<u8>) {
         ],
     )
     .to_aml_bytes(body);
-    Scope::new(Path::new("\\"), vec![&Name::new(Path::new("_S5_"), &Package::new(vec![&SLEEP_TYPE_OFF]))])
-        .to_aml_bytes(body);
+    Name::new(Path::new("_S5_"), &Package::new(vec![&SLEEP_TYPE_OFF])).to_aml_bytes(body);
 }
 
 #[cfg(test)]

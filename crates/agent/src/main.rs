@@ -1,2 +1,0 @@
-//! agent
-fn main() {}

@@ -1,0 +1,78 @@
+//! Starts `hull-vmm` with a plan and the descriptors it names, and nothing else.
+//!
+//! Owner: whoever starts a microVM. Invariant: the slots in a plan are the descriptors the VMM inherits, by
+//! number; every other descriptor of this process is closed in it.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use command_fds::{CommandFdExt, FdMapping};
+use hull_protocol::plan::{BootPlan, PLAN_SLOT, Slot};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// Why a VMM could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The program is not there.
+    #[error("hull-vmm is not beside hull ({0}): install both in one directory")]
+    NoProgram(PathBuf),
+    /// The plan could not be handed over.
+    #[error("the boot plan could not be handed over")]
+    Plan(#[source] io::Error),
+    /// The process could not be started.
+    #[error("hull-vmm could not be started")]
+    Spawn(#[source] io::Error),
+}
+
+/// The descriptors a plan names, numbered as they are added.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    /// Adds a descriptor; returns the slot that names it in the plan.
+    pub fn add(&mut self, descriptor: impl Into<OwnedFd>) -> Slot {
+        self.0.push(descriptor.into());
+        let above_plan = i32::try_from(self.0.len()).unwrap_or(i32::MAX);
+        Slot(PLAN_SLOT.0.saturating_add(above_plan))
+    }
+}
+
+/// The VMM program beside this one.
+///
+/// # Errors
+/// When it is not there.
+pub fn vmm_path() -> Result<PathBuf, LaunchError> {
+    let here = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hull"));
+    let path = here.with_file_name("hull-vmm");
+    if path.is_file() { Ok(path) } else { Err(LaunchError::NoProgram(path)) }
+}
+
+/// Starts a VMM as a child of this process, with this process's standard streams.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Child, LaunchError> {
+    let mut mappings = vec![FdMapping { parent_fd: seal(plan).map_err(LaunchError::Plan)?, child_fd: PLAN_SLOT.0 }];
+    let slots = (PLAN_SLOT.0..).skip(1);
+    mappings.extend(descriptors.0.into_iter().zip(slots).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }));
+    let mut command = Command::new(vmm);
+    command.env_clear();
+    command
+        .fd_mappings(mappings)
+        .map_err(|error| LaunchError::Spawn(io::Error::other(error.to_string())))?
+        .spawn()
+        .map_err(LaunchError::Spawn)
+}
+
+/// The plan in memory that nobody can change any more.
+fn seal(plan: &BootPlan) -> io::Result<OwnedFd> {
+    let memory = memfd_create("boot-plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    file.write_all(&serde_json::to_vec(plan)?)?;
+    file.rewind()?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
+}

@@ -1,0 +1,5 @@
+//! arrows
+use anyhow::Result;
+pub fn run() -> Result<()> {
+    Ok(())
+}

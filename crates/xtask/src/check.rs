@@ -1,0 +1,5 @@
+//! check
+use anyhow::Result;
+pub fn run() -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! Runs a command where KVM can boot an unmodified Linux: on this host if its KVM can, else in the lab, an
+//! emulated machine that shares this host's root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::fixtures::{lab_kernel, make, module_closure, pack_initramfs};
+use crate::shell::{check, need_packages, repository, target};
+
+/// What the lab's kernel loads before it can mount the host's root.
+const MODULES: [&str; 12] = [
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "virtio_console",
+    "overlay",
+    "loop",
+    "kvm-amd",
+    "tun",
+    "erofs",
+    "ext4",
+    "bridge",
+    "veth",
+];
+/// No command in the lab runs longer.
+const TIME_LIMIT: &str = "3600";
+
+/// `cargo xtask lab [--emulate] -- CMD`.
+pub fn command(args: &[String]) -> ExitCode {
+    let emulate = args.first().is_some_and(|arg| arg == "--emulate");
+    let rest = args.get(usize::from(emulate)..).unwrap_or_default();
+    let command: Vec<&str> = match rest.split_first() {
+        Some((dashes, command)) if dashes == "--" && !command.is_empty() => {
+            command.iter().map(String::as_str).collect()
+        }
+        _ => {
+            eprintln!("usage: cargo xtask lab [--emulate] -- CMD [ARG ...]");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&command, emulate) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether this host's own KVM boots a stock kernel.
+pub fn host_can_boot() -> bool {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    hardware && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Runs a command and returns its exit status.
+pub fn run(command: &[&str], emulate: bool) -> Result<i32> {
+    if !emulate && host_can_boot() {
+        let (program, args) = command.split_first().context("no command")?;
+        let status =
+            Command::new(program).args(args).env("PATH", path()).current_dir(repository()).status()?;
+        return Ok(status.code().unwrap_or(125));
+    }
+    need_packages(&["qemu-system-x86", "busybox-static", "cpio"])?;
+    let kernel = lab_kernel()?;
+    let initramfs = target().join("fixtures/lab-initramfs");
+    make(&initramfs, |half| build_initramfs(half))?;
+    let share = Share::new()?;
+    fs::write(share.0.join("command"), script(command))?;
+    fs::write(share.0.join("modules"), kernel.modules().display().to_string())?;
+    emulate_host(&kernel.image(), &initramfs, &share.0)?;
+    let status = fs::read_to_string(share.0.join("status"))
+        .with_context(|| format!("the lab ended early; its console is in {}", console().display()))?;
+    Ok(status.trim().parse()?)
+}
+
+fn emulate_host(kernel: &Path, initramfs: &Path, share: &Path) -> Result<()> {
+    let virtfs = |path: &Path, tag: &str, mode: &str| {
+        format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{mode}", path.display())
+    };
+    let append = "console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init";
+    // Output goes through two ports of its own, so that standard output and error stay apart and live.
+    check(
+        Command::new("timeout")
+            .args([
+                "--kill-after=10",
+                TIME_LIMIT,
+                "qemu-system-x86_64",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max,+svm",
+            ])
+            .args([
+                "-M",
+                "q35",
+                "-smp",
+                "2",
+                "-m",
+                "8192",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-nodefaults",
+                "-no-user-config",
+            ])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", append])
+            .args(["-serial", &format!("file:{}", console().display())])
+            .args(["-virtfs", &virtfs(Path::new("/"), "host", ",readonly=on")])
+            .args(["-virtfs", &virtfs(share, "lab", "")])
+            .args(["-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/stdout,append=on"])
+            .args(["-chardev", "file,id=err,path=/dev/stderr,append=on"])
+            .args([
+                "-device",
+                "virtserialport,chardev=out,nr=1",
+                "-device",
+                "virtserialport,chardev=err,nr=2",
+            ])
+            .stdin(Stdio::null()),
+    )
+}
+
+/// A directory that the lab can write to, removed with the value.
+struct Share(PathBuf);
+
+impl Share {
+    fn new() -> Result<Self> {
+        let place = target().join("fixtures").join(format!("lab-share-{}", std::process::id()));
+        fs::create_dir_all(&place)?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _left_for_the_next_clean = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn console() -> PathBuf {
+    target().join("fixtures/lab-console.log")
+}
+
+fn path() -> String {
+    format!("{}:{}", target().join("lab").display(), std::env::var("PATH").unwrap_or_default())
+}
+
+fn script(command: &[&str]) -> String {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+    let mut script = String::new();
+    let kept = ["HULL_FIXTURES", "CARGO_TARGET_DIR", "RUST_BACKTRACE"];
+    for (name, value) in kept.iter().filter_map(|name| std::env::var(name).ok().map(|value| (name, value))) {
+        script += &format!("export {name}={}\n", quote(&value));
+    }
+    script
+        + &format!(
+            "export HOME=/root PATH={} HULL_LAB=emulated\ncd {}\n{}\n",
+            quote(&path()),
+            quote(&repository().display().to_string()),
+            words.join(" ")
+        )
+}
+
+fn build_initramfs(half: &Path) -> Result<()> {
+    let tree = half.with_extension("tree");
+    let _old = fs::remove_dir_all(&tree);
+    for dir in ["bin", "modules", "proc", "sys", "dev"] {
+        fs::create_dir_all(tree.join(dir))?;
+    }
+    fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
+    fs::copy(repository().join("resources/lab/init"), tree.join("init"))?;
+    check(Command::new("chmod").args(["755"]).arg(tree.join("init")))?;
+    let mut order = String::new();
+    for (number, path) in module_closure(&lab_kernel()?, &MODULES)?.iter().enumerate() {
+        let name = path.file_name().context("a module without a name")?.to_string_lossy();
+        let name = format!("{number:03}-{name}");
+        fs::copy(path, tree.join("modules").join(&name))?;
+        order += &format!("{name}\n");
+    }
+    fs::write(tree.join("modules/order"), order)?;
+    pack_initramfs(&tree, half)?;
+    fs::remove_dir_all(tree).map_err(Into::into)
+}

@@ -1,0 +1,43 @@
+//! Hull's build, test, lab and demo commands: `cargo xtask VERB`.
+
+mod arrows;
+mod check;
+mod demo;
+mod fixtures;
+mod lab;
+mod programs;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask VERB
+
+  demo                    set up, build, and boot a microVM
+  test                    set up, and run every test
+  check                   formatting, lints, dependency law, sizes
+  lab [--emulate] -- CMD  run CMD where KVM can boot Linux: here, or in the lab
+  programs                build hull, hull-vmm and the static hull-agent";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let outcome = match args.first().map(String::as_str) {
+        Some("demo") => demo::run(),
+        Some("test") => test::run(),
+        Some("check") => check::run(),
+        Some("lab") => return lab::command(rest),
+        Some("programs") => programs::build().map(drop),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! programs
+use anyhow::Result;
+pub fn build() -> Result<std::path::PathBuf> {
+    Ok(crate::shell::target())
+}

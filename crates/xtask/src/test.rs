@@ -1,0 +1,5 @@
+//! test
+use anyhow::Result;
+pub fn run() -> Result<()> {
+    Ok(())
+}
