@@ -74,7 +74,8 @@ impl FromStr for Disk {
             // Never guessed from the content, which the guest can write.
             None => return Err("the format must be stated: add format=raw".into()),
         }
-        let path = path.filter(|path| !path.as_os_str().is_empty()).ok_or("the path is missing: add path=FILE")?;
+        let path =
+            path.filter(|path| !path.as_os_str().is_empty()).ok_or("the path is missing: add path=FILE")?;
         Ok(Self { path, read_only })
     }
 }
@@ -114,7 +115,11 @@ impl Boot {
         let kvm = descriptors.add(open_kvm()?);
         let kernel = KernelPlan {
             image: descriptors.add(open(&self.kernel, "kernel")?),
-            initrd: self.initrd.as_deref().map(|path| open(path, "initial RAM disk").map(|file| descriptors.add(file))).transpose()?,
+            initrd: self
+                .initrd
+                .as_deref()
+                .map(|path| open(path, "initial RAM disk").map(|file| descriptors.add(file)))
+                .transpose()?,
             cmdline: self.cmdline.clone(),
         };
         let disks = self
@@ -123,13 +128,29 @@ impl Boot {
             .enumerate()
             .map(|(index, disk)| {
                 let file = open_disk(disk)?;
-                Ok(DiskPlan { file: descriptors.add(file), read_only: disk.read_only, serial: format!("disk{index}") })
+                Ok(DiskPlan {
+                    file: descriptors.add(file),
+                    read_only: disk.read_only,
+                    serial: format!("disk{index}"),
+                })
             })
             .collect::<Result<_>>()?;
         let input = input.map(|file| descriptors.add(file)).or(Some(Slot(0)));
         let console = ConsolePlan { input, output: Some(Slot(1)), limit: None };
         let id = format!("boot-{}", std::process::id());
-        Ok(BootPlan { id, kvm, memory, cpus, cpu: self.cpu, kernel, disks, vsock: None, rng: true, console, control: None })
+        Ok(BootPlan {
+            id,
+            kvm,
+            memory,
+            cpus,
+            cpu: self.cpu,
+            kernel,
+            disks,
+            vsock: None,
+            rng: true,
+            console,
+            control: None,
+        })
     }
 }
 

@@ -91,7 +91,9 @@ fn device() -> Finding {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Finding::not(name, Verdict::Bad, "is not yours to open", "adduser $USER kvm, then log in again")
         }
-        Err(error) => Finding::not(name, Verdict::Bad, format!("cannot be opened: {error}"), "check the kernel's log"),
+        Err(error) => {
+            Finding::not(name, Verdict::Bad, format!("cannot be opened: {error}"), "check the kernel's log")
+        }
     }
 }
 
@@ -99,8 +101,12 @@ fn device() -> Finding {
 fn virtualization() -> Finding {
     let name = "virtualization";
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags: Vec<&str> =
-        cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default().split_whitespace().collect();
+    let flags: Vec<&str> = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     if flags.contains(&"vmx") {
         Finding::good(name, "Intel VT-x: stock kernels boot")
     } else if flags.contains(&"svm") {
@@ -160,6 +166,8 @@ fn huge_page_mitigation() -> Finding {
 fn program() -> Finding {
     match hull_daemon::launch::vmm_path() {
         Ok(path) => Finding::good("hull-vmm", path.display().to_string()),
-        Err(error) => Finding::not("hull-vmm", Verdict::Bad, error.to_string(), "install hull and hull-vmm together"),
+        Err(error) => {
+            Finding::not("hull-vmm", Verdict::Bad, error.to_string(), "install hull and hull-vmm together")
+        }
     }
 }

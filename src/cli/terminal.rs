@@ -20,7 +20,11 @@ impl Terminal {
     /// Remembers how the terminal is.
     pub(crate) fn new() -> Result<Self> {
         let stdin = io::stdin();
-        let before = if stdin.is_terminal() { Some(tcgetattr(&stdin).context("reading the terminal's mode")?) } else { None };
+        let before = if stdin.is_terminal() {
+            Some(tcgetattr(&stdin).context("reading the terminal's mode")?)
+        } else {
+            None
+        };
         Ok(Self { before, keys: None })
     }
 
@@ -30,7 +34,8 @@ impl Terminal {
         if self.before.is_none() {
             return Ok(None);
         }
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("making a pipe")?;
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("making a pipe")?;
         self.keys = Some(File::from(write));
         Ok(Some(File::from(read)))
     }

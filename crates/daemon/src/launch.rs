@@ -55,9 +55,12 @@ pub fn vmm_path() -> Result<PathBuf, LaunchError> {
 /// # Errors
 /// When it cannot be started.
 pub fn spawn(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Child, LaunchError> {
-    let mut mappings = vec![FdMapping { parent_fd: seal(plan).map_err(LaunchError::Plan)?, child_fd: PLAN_SLOT.0 }];
+    let mut mappings =
+        vec![FdMapping { parent_fd: seal(plan).map_err(LaunchError::Plan)?, child_fd: PLAN_SLOT.0 }];
     let slots = (PLAN_SLOT.0..).skip(1);
-    mappings.extend(descriptors.0.into_iter().zip(slots).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }));
+    mappings.extend(
+        descriptors.0.into_iter().zip(slots).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }),
+    );
     let mut command = Command::new(vmm);
     command.env_clear();
     command

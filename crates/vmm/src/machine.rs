@@ -15,7 +15,10 @@ use hull_virtio::block::Block;
 use hull_virtio::mmio::{Line, MmioTransport, QUEUE_NOTIFY, Shared};
 use hull_virtio::rng::Rng;
 use hull_virtio::{Device, Memory};
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
+};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -275,9 +278,28 @@ fn create_vm(plan: &BootPlan, slots: &mut Slots) -> Result<(Kvm, VmFd), BuildErr
     let vm = kvm.create_vm().map_err(kvm_refused("create a VM"))?;
     vm.set_tss_address(layout::KVM_TSS as usize).map_err(kvm_refused("place its task state segment"))?;
     vm.create_irq_chip().map_err(kvm_refused("create the interrupt controllers"))?;
-    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(pit).map_err(kvm_refused("create the interval timer"))?;
+    route_interrupts(&vm)?;
     Ok((kvm, vm))
+}
+
+/// Connects every interrupt to the IOAPIC alone. KVM's default also feeds the legacy controller, which a kernel
+/// on hardware-reduced ACPI never programs: it would deliver devices' interrupts as processor exceptions.
+fn route_interrupts(vm: &VmFd) -> Result<(), BuildError> {
+    let entries: Vec<kvm_irq_routing_entry> = (0..=layout::LAST_GSI)
+        .map(|gsi| kvm_irq_routing_entry {
+            gsi,
+            type_: KVM_IRQ_ROUTING_IRQCHIP,
+            u: kvm_irq_routing_entry__bindgen_ty_1 {
+                irqchip: kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin: gsi },
+            },
+            ..Default::default()
+        })
+        .collect();
+    let routing = KvmIrqRouting::from_entries(&entries).map_err(|_| BuildError::Host {
+        step: "list the interrupts",
+        source: io::ErrorKind::OutOfMemory.into(),
+    })?;
+    vm.set_gsi_routing(&routing).map_err(kvm_refused("connect the interrupts"))
 }
 
 fn load(plan: &BootPlan, slots: &mut Slots, layout: &Layout, memory: &Memory) -> Result<u64, BuildError> {

@@ -104,7 +104,14 @@ fn name(cpuid: CpuId) -> Result<CpuId, CpuidError> {
     entries.retain(|entry| !NAME.contains(&entry.function));
     entries.extend(NAME.map(|function| {
         let host = std::arch::x86_64::__cpuid(function);
-        kvm_cpuid_entry2 { function, eax: host.eax, ebx: host.ebx, ecx: host.ecx, edx: host.edx, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            eax: host.eax,
+            ebx: host.ebx,
+            ecx: host.ecx,
+            edx: host.edx,
+            ..Default::default()
+        }
     }));
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooLong)
 }
