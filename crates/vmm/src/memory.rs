@@ -81,7 +81,7 @@ pub fn place_file(
     }
     let too_small = || MemoryError::TooSmall(what);
     let size = usize::try_from(length).map_err(|_| too_small())?;
-    if at % PAGE != offset % PAGE || at % PAGE != 0 {
+    if !at.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
         return read_file(memory, at, file, (offset, size), what);
     }
     let whole = size.checked_next_multiple_of(PAGE as usize).ok_or_else(too_small)?;

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::shell::{check, need_packages, output, target};
+use crate::shell::{check, need_packages, output, repository, target};
 
 /// A distribution's kernel, unpacked.
 pub struct Kernel {
@@ -35,13 +35,49 @@ pub fn lab_kernel() -> Result<Kernel> {
     kernel("linux-image-amd64")
 }
 
-/// The kernel of the guests under test.
-pub fn guest_kernel() -> Result<Kernel> {
-    kernel("linux-image-cloud-amd64")
+/// What the guests under test boot: `guest/vmlinux`, `guest/bzImage` and `guest/initramfs` with busybox, the
+/// modules of virtio disks and the panic device, and the test's own first process.
+pub fn guest() -> Result<PathBuf> {
+    need_packages(&["busybox-static"])?;
+    let place = target().join("fixtures/guest");
+    make(&place, |half| {
+        let kernel = kernel("linux-image-cloud-amd64")?;
+        let tree = half.join("tree");
+        for dir in ["bin", "proc", "sys", "dev"] {
+            fs::create_dir_all(tree.join(dir))?;
+        }
+        fs::copy(kernel.image(), half.join("bzImage"))?;
+        fs::copy(kernel.root.join("vmlinux"), half.join("vmlinux"))?;
+        fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
+        put_modules(
+            &kernel,
+            &["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic-mmio"],
+            &tree.join("modules"),
+        )?;
+        let init = tree.join("init");
+        fs::copy(repository().join("tests/guests/init"), &init)?;
+        check(Command::new("chmod").arg("755").arg(&init))?;
+        pack_initramfs(&tree, &half.join("initramfs"))?;
+        fs::remove_dir_all(tree).map_err(Into::into)
+    })?;
+    Ok(place)
+}
+
+/// Copies modules with all they depend on, and a list `order` of their names in load order.
+pub fn put_modules(kernel: &Kernel, wanted: &[&str], place: &Path) -> Result<()> {
+    fs::create_dir_all(place)?;
+    let mut order = String::new();
+    for (number, path) in module_closure(kernel, wanted)?.iter().enumerate() {
+        let name = path.file_name().context("a module without a name")?.to_string_lossy();
+        let name = format!("{number:03}-{name}");
+        fs::copy(path, place.join(&name))?;
+        order += &format!("{name}\n");
+    }
+    fs::write(place.join("order"), order).map_err(Into::into)
 }
 
 fn kernel(package: &str) -> Result<Kernel> {
-    need_packages(&["kmod", "xz-utils", "binutils"])?;
+    need_packages(&["kmod", "xz-utils", "lz4", "zstd"])?;
     let root = target().join("fixtures").join(package);
     make(&root, |half| {
         let newest = output("apt-cache", &["depends", package])?;
@@ -82,11 +118,16 @@ fn vmlinux(root: &Path, release: &str) -> Result<()> {
     let start = (usize::from(sectors) + 1) * 512 + word(0x248)?;
     // The payload's last four bytes are its unpacked size, not part of the stream.
     let end = start + word(0x24c)? - 4;
-    let payload = root.join("payload.xz");
-    fs::write(&payload, image.get(start..end).context("the kernel image is too short")?)?;
-    let unpacked = fs::File::create(root.join("vmlinux"))?;
-    check(Command::new("xz").args(["-dc", "--single-stream"]).arg(&payload).stdout(unpacked))?;
-    fs::remove_file(payload).map_err(Into::into)
+    let payload = image.get(start..end).context("the kernel image is too short")?;
+    let unpack = match payload {
+        [0xfd, b'7', b'z', ..] => "xz -dc --single-stream",
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4 -dc",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd -dc",
+        [start @ ..] => bail!("the kernel is compressed in an unknown way: {:x?}", start.get(..4)),
+    };
+    fs::write(root.join("payload"), payload)?;
+    check(Command::new("sh").args(["-c", &format!("{unpack} <payload >vmlinux")]).current_dir(root))?;
+    fs::remove_file(root.join("payload")).map_err(Into::into)
 }
 
 /// An initial RAM disk from a directory.
@@ -101,7 +142,7 @@ pub fn pack_initramfs(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Modules with all they depend on, in load order, as paths.
-pub fn module_closure(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+fn module_closure(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut order: Vec<PathBuf> = Vec::new();
     let root = kernel.root.display().to_string();
     for module in wanted {

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::fixtures::{lab_kernel, make, module_closure, pack_initramfs};
+use crate::fixtures::{lab_kernel, make, pack_initramfs, put_modules};
 use crate::shell::{check, need_packages, repository, target};
 
 /// What the lab's kernel loads before it can mount the host's root.
@@ -173,20 +173,13 @@ fn script(command: &[&str]) -> String {
 fn build_initramfs(half: &Path) -> Result<()> {
     let tree = half.with_extension("tree");
     let _old = fs::remove_dir_all(&tree);
-    for dir in ["bin", "modules", "proc", "sys", "dev"] {
+    for dir in ["bin", "proc", "sys", "dev"] {
         fs::create_dir_all(tree.join(dir))?;
     }
     fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
     fs::copy(repository().join("resources/lab/init"), tree.join("init"))?;
     check(Command::new("chmod").args(["755"]).arg(tree.join("init")))?;
-    let mut order = String::new();
-    for (number, path) in module_closure(&lab_kernel()?, &MODULES)?.iter().enumerate() {
-        let name = path.file_name().context("a module without a name")?.to_string_lossy();
-        let name = format!("{number:03}-{name}");
-        fs::copy(path, tree.join("modules").join(&name))?;
-        order += &format!("{name}\n");
-    }
-    fs::write(tree.join("modules/order"), order)?;
+    put_modules(&lab_kernel()?, &MODULES, &tree.join("modules"))?;
     pack_initramfs(&tree, half)?;
     fs::remove_dir_all(tree).map_err(Into::into)
 }

@@ -5,11 +5,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a program to its end; an error if it fails.
-pub fn run(program: &str, args: &[&str]) -> Result<()> {
-    check(Command::new(program).args(args))
-}
-
 /// Runs a prepared command to its end; an error if it fails.
 pub fn check(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();

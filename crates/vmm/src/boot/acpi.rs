@@ -150,7 +150,7 @@ fn platform(body: &mut Vec<u8>) {
     Device::new(Path::new("_SB_.PWRB"), vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C"))])
         .to_aml_bytes(body);
     let event_line = Interrupt::new(true, true, false, false, layout::EVENT_GSI);
-    let event = u32::from(layout::EVENT_GSI);
+    let event = layout::EVENT_GSI;
     Device::new(
         Path::new("_SB_.GED_"),
         vec![

@@ -1,0 +1,128 @@
+//! `hull boot` with a stock distribution kernel: it boots as it is, sees what it was given, and ends as it says.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+
+use support::boot;
+
+fn host_cpuinfo(field: &str) -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let line = cpuinfo.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+#[test]
+fn an_elf_kernel_boots_and_powers_off() {
+    let outcome = boot("vmlinux", "", &[], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    assert!(outcome.console.contains("READY"));
+    assert_eq!(outcome.said("CPUS"), Some("1"));
+    assert_eq!(outcome.errors, "");
+}
+
+#[test]
+fn a_bzimage_boots_and_powers_off() {
+    let outcome = boot("bzImage", "", &[], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    assert!(outcome.console.contains("READY"));
+}
+
+#[test]
+fn four_processors_and_memory_beyond_the_device_gap_are_seen() {
+    let outcome = boot("vmlinux", "", &["--cpus", "4", "--memory", "5g"], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    assert_eq!(outcome.said("CPUS"), Some("4"));
+    assert_eq!(outcome.said("APICS"), Some("0 1 2 3"));
+    let memory: u64 = outcome.said("MEMORY").unwrap().parse().unwrap();
+    assert!((4_900_000..5_242_880).contains(&memory), "{memory} KiB");
+}
+
+#[test]
+fn the_guests_processor_is_the_hosts() {
+    let outcome = boot("vmlinux", "", &[], "");
+    assert_eq!(outcome.said("MODEL"), Some(host_cpuinfo("model name").as_str()));
+    let host = host_cpuinfo("flags");
+    let flags = outcome.said("FLAGS").unwrap();
+    // What programs pick their code by is the host's.
+    for feature in ["sse2", "ssse3", "sse4_2", "popcnt", "avx", "avx2", "aes", "bmi2", "rdrand"] {
+        let has = |flags: &str| flags.split(' ').any(|flag| flag == feature);
+        assert_eq!(has(flags), has(&host), "{feature}");
+    }
+    assert!(flags.contains("hypervisor"));
+}
+
+#[test]
+fn a_disk_is_copied_to_another_and_a_read_only_one_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from.img"), dir.path().join("to.img"));
+    let content: Vec<u8> = (0..8u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(&from, &content).unwrap();
+    fs::File::create(&to).unwrap().set_len(8 << 20).unwrap();
+    let disks =
+        [format!("path={},format=raw,ro", from.display()), format!("path={},format=raw", to.display())];
+    let outcome = boot("vmlinux", "do=copy", &["--disk", &disks[0], "--disk", &disks[1]], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    assert!(outcome.said("COPIED").is_some(), "{}", outcome.console);
+    assert!(outcome.console.contains("DISK vda disk0 16384 ro=1"), "{}", outcome.console);
+    assert!(outcome.console.contains("DISK vdb disk1 16384 ro=0"), "{}", outcome.console);
+    assert!(fs::read(&to).unwrap() == content, "the copy differs");
+    assert!(fs::read(&from).unwrap() == content, "the read-only disk was changed");
+}
+
+#[test]
+fn the_entropy_device_feeds_the_guest() {
+    let outcome = boot("vmlinux", "do=random", &[], "");
+    let (device, bytes) = outcome.said("RANDOM").unwrap().split_once(' ').unwrap();
+    assert!(device.starts_with("virtio_rng"), "{device}");
+    assert_eq!(bytes.len(), 128);
+    assert_ne!(bytes, "0".repeat(128));
+}
+
+#[test]
+fn what_is_typed_reaches_the_guest() {
+    let outcome = boot("vmlinux", "do=echo", &[], "hello guest\n");
+    assert_eq!(outcome.said("HEARD"), Some("hello guest"), "{}", outcome.console);
+}
+
+#[test]
+fn each_end_has_its_own_status() {
+    for (cmdline, status, words) in [
+        ("do=reboot reboot=k", 64, "reset"),
+        ("do=reboot reboot=a", 64, "reset"),
+        ("do=panic", 65, "panicked"),
+        ("do=reboot reboot=t", 66, "triple fault"),
+    ] {
+        let outcome = boot("vmlinux", cmdline, &[], "");
+        assert_eq!(outcome.status, status, "{cmdline}: {}{}", outcome.console, outcome.errors);
+        assert!(outcome.errors.contains(words), "{cmdline}: {}", outcome.errors);
+    }
+}
+
+#[test]
+fn what_cannot_boot_is_refused_in_words() {
+    let mut junk = tempfile::NamedTempFile::new().unwrap();
+    junk.write_all(&[7; 4096]).unwrap();
+    let junk = junk.path().to_str().unwrap().to_owned();
+    let kernel = support::fixture("vmlinux").to_str().unwrap().to_owned();
+    for (flags, words) in [
+        (vec!["--kernel", "/nowhere/vmlinux"], "cannot be opened"),
+        (vec!["--kernel", &junk], "neither an ELF vmlinux nor a bzImage"),
+        (vec!["--kernel", &kernel, "--memory", "1m"], "at least 32 MiB"),
+        (vec!["--kernel", &kernel, "--memory", "33m"], "does not fit"),
+        (vec!["--kernel", &kernel, "--memory", "900t"], "more than this host has"),
+        (vec!["--kernel", &kernel, "--cpus", "10000"], "1 to 64"),
+        (
+            vec!["--kernel", &kernel, "--disk", "path=/dev/null,format=raw"],
+            "neither a file nor a block device",
+        ),
+        (vec!["--kernel", &kernel, "--disk", "path=x,format=qcow2"], "qcow2"),
+    ] {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_hull")).arg("boot").args(&flags).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{flags:?}: {said}");
+    }
+}

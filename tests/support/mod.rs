@@ -1,0 +1,56 @@
+//! What the system tests share: booting a guest and reading what it says.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the guest's kernel and initial RAM disk are.
+pub fn fixture(name: &str) -> PathBuf {
+    let fixtures = std::env::var_os("HULL_FIXTURES").expect("system tests are run by `cargo xtask test`");
+    Path::new(&fixtures).join("guest").join(name)
+}
+
+/// What became of a guest.
+pub struct Outcome {
+    /// Exit status of `hull boot`.
+    pub status: i32,
+    /// The console.
+    pub console: String,
+    /// Standard error of `hull boot`.
+    pub errors: String,
+}
+
+impl Outcome {
+    /// What the guest said after a word at the start of a line.
+    pub fn said(&self, word: &str) -> Option<&str> {
+        let prefix = format!("{word} ");
+        self.console.lines().find_map(|line| line.trim().strip_prefix(&prefix))
+    }
+}
+
+/// Boots a guest to its end. `cmdline` is added to what every test needs; the guest never runs longer than a minute.
+pub fn boot(kernel: &str, cmdline: &str, flags: &[&str], input: &str) -> Outcome {
+    let mut child = Command::new("timeout")
+        .args(["--kill-after=5", "90", env!("CARGO_BIN_EXE_hull"), "boot", "--kernel"])
+        .arg(fixture(kernel))
+        .arg("--initrd")
+        .arg(fixture("initramfs"))
+        .args(["--cmdline", &format!("console=ttyS0 quiet panic=-1 {cmdline}")])
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    let outcome = Outcome {
+        status: output.status.code().unwrap_or(-1),
+        console: String::from_utf8_lossy(&output.stdout).into_owned(),
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    assert!(!outcome.console.contains("FAILED"), "{}", outcome.console);
+    outcome
+}
