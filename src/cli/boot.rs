@@ -186,7 +186,7 @@ fn open_kvm() -> Result<File> {
 /// The host's memory.
 fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
-    Bytes(u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)))
+    Bytes(info.totalram.saturating_mul(u64::from(info.mem_unit)))
 }
 
 #[cfg(test)]

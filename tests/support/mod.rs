@@ -1,6 +1,7 @@
 //! What the system tests share: booting a guest and reading what it says.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,10 +29,10 @@ impl Outcome {
     }
 }
 
-/// Boots a guest to its end. `cmdline` is added to what every test needs; the guest never runs longer than a minute.
+/// Boots a guest to its end. `cmdline` is added to what every test needs; the guest never runs longer than three minutes.
 pub fn boot(kernel: &str, cmdline: &str, flags: &[&str], input: &str) -> Outcome {
     let mut child = Command::new("timeout")
-        .args(["--kill-after=5", "90", env!("CARGO_BIN_EXE_hull"), "boot", "--kernel"])
+        .args(["--kill-after=5", "180", env!("CARGO_BIN_EXE_hull"), "boot", "--kernel"])
         .arg(fixture(kernel))
         .arg("--initrd")
         .arg(fixture("initramfs"))
@@ -43,12 +44,24 @@ pub fn boot(kernel: &str, cmdline: &str, flags: &[&str], input: &str) -> Outcome
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (mut console, mut chunk, mut said) = (Vec::new(), [0; 4096], false);
+    loop {
+        let length = stdout.read(&mut chunk).unwrap();
+        if length == 0 {
+            break;
+        }
+        console.extend(&chunk[..length]);
+        // A guest's serial driver throws away what was typed before it looked.
+        if !said && String::from_utf8_lossy(&console).contains("LISTENING") {
+            stdin.write_all(input.as_bytes()).unwrap();
+            said = true;
+        }
+    }
     let output = child.wait_with_output().unwrap();
-    drop(stdin);
     let outcome = Outcome {
         status: output.status.code().unwrap_or(-1),
-        console: String::from_utf8_lossy(&output.stdout).into_owned(),
+        console: String::from_utf8_lossy(&console).into_owned(),
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
     assert!(!outcome.console.contains("FAILED"), "{}", outcome.console);

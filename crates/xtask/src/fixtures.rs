@@ -123,7 +123,7 @@ fn vmlinux(root: &Path, release: &str) -> Result<()> {
         [0xfd, b'7', b'z', ..] => "xz -dc --single-stream",
         [0x02, 0x21, 0x4c, 0x18, ..] => "lz4 -dc",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd -dc",
-        [start @ ..] => bail!("the kernel is compressed in an unknown way: {:x?}", start.get(..4)),
+        start => bail!("the kernel is compressed in an unknown way: {:x?}", start.get(..4)),
     };
     fs::write(root.join("payload"), payload)?;
     check(Command::new("sh").args(["-c", &format!("{unpack} <payload >vmlinux")]).current_dir(root))?;

@@ -68,7 +68,7 @@ pub fn run(command: &[&str], emulate: bool) -> Result<i32> {
     need_packages(&["qemu-system-x86", "busybox-static", "cpio"])?;
     let kernel = lab_kernel()?;
     let initramfs = target().join("fixtures/lab-initramfs");
-    make(&initramfs, |half| build_initramfs(half))?;
+    make(&initramfs, build_initramfs)?;
     let share = Share::new()?;
     fs::write(share.0.join("command"), script(command))?;
     fs::write(share.0.join("modules"), kernel.modules().display().to_string())?;

@@ -1,13 +1,12 @@
 //! `cargo xtask test`: every test there is. Unit, property and device tests run here; the system tests in
 //! `tests/` boot Linux, so they run, all in one boot, where KVM can do that.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{cargo, check, need_packages, target};
+use crate::shell::{cargo, need_packages, target};
 use crate::{fixtures, lab, programs};
 
 /// What libtest says at the end of each test program.
@@ -80,13 +79,9 @@ fn system_test(line: &str) -> Option<String> {
 
 /// Runs a command, showing what it prints and adding up what its test programs say; whether it succeeded.
 fn counted(command: &mut Command, sum: &mut Counts) -> Result<bool> {
-    // Through a file: the lab writes to its standard output by name.
-    let log = target().join("fixtures/test-output.log");
-    if let Some(parent) = log.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let status = check(command.stdout(File::create(&log)?));
-    for line in BufReader::new(File::open(&log)?).lines() {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("the tests could not be started")?;
+    let output = child.stdout.take().context("the tests have no output")?;
+    for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
         if let Some(counts) = summary(&line) {
@@ -95,10 +90,7 @@ fn counted(command: &mut Command, sum: &mut Counts) -> Result<bool> {
             sum.skipped += counts.skipped;
         }
     }
-    if let Err(error) = &status {
-        eprintln!("xtask: {error:#}");
-    }
-    Ok(status.is_ok())
+    Ok(child.wait()?.success())
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.

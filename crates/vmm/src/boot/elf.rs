@@ -1,4 +1,4 @@
-//! An ELF kernel's segments, placed by mapping the file (ELF-64 object file format).
+//! An ELF kernel's segments, read to the addresses it names (ELF-64 object file format).
 //!
 //! Invariant: a header is believed only as far as the file and guest memory reach.
 

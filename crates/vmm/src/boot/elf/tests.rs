@@ -31,7 +31,7 @@ fn elf(content: &[u8], offset: u64, in_memory: u64) -> File {
 }
 
 #[test]
-fn a_segment_is_mapped_and_what_follows_it_is_zero() {
+fn a_segment_is_read_and_what_follows_it_is_zero() {
     for offset in [4096u64, 4099] {
         let memory = memory();
         let content: Vec<u8> = (0..5000u32).map(|n| (n % 255) as u8).collect();
@@ -42,17 +42,6 @@ fn a_segment_is_mapped_and_what_follows_it_is_zero() {
         assert_eq!(&got[..5000], content);
         assert!(got[5000..].iter().all(|byte| *byte == 0));
     }
-}
-
-#[test]
-fn a_guest_that_writes_to_its_kernel_does_not_change_the_file() {
-    let memory = memory();
-    let file = elf(&[7; 4096], 4096, 4096);
-    load(&memory, &file).unwrap();
-    memory.write_obj(0u64, GuestAddress(0x20_0000)).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, 4096).unwrap();
-    assert_eq!(byte, [7]);
 }
 
 #[test]
