@@ -15,10 +15,13 @@
 //! no threads, no epoll and no locks. A guest that breaks the rules gets a [`fault::Fault`], which costs it that device
 //! until it resets it, and nothing else.
 
+pub mod block;
 pub mod chain;
 pub mod device;
 pub mod fault;
 pub mod iovec;
+mod log_limit;
 pub mod mmio;
 pub mod queue;
 pub mod registers;
+pub mod rng;
