@@ -25,3 +25,4 @@ pub mod mmio;
 pub mod queue;
 pub mod registers;
 pub mod rng;
+pub mod vsock;
