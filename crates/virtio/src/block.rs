@@ -1,236 +1,250 @@
-//! The block device (VIRTIO 1.2, section 5.2) over a raw file or a host's block device.
+//! The block device (virtio 1.2, section 5.2) on a raw file or a host block device.
 //!
-//! Owner: as every device. Invariants: a read-only disk is never written, whatever the guest asks; no request
-//! reaches outside the disk; data moves straight between the file and guest memory. A host error fails that
-//! request in that guest and nothing else.
+//! Owned by the transport, then by the I/O loop, on whose thread every request runs to its end. Invariant: a request
+//! touches only whole sectors below the capacity, never writes to a disk that is read-only, and whatever the host
+//! refuses (a full disk above all) is an I/O error of that one request. A call serves a bounded number of bytes and
+//! requests, so that other devices get their turn.
 
-mod engine;
+pub mod engine;
+mod request;
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
-    VIRTIO_BLK_T_WRITE_ZEROES,
-};
+use log::warn;
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
 
-use self::engine::{Engine, FileEngine};
-use crate::device::{COMMON_FEATURES, Context, Device, DeviceId, DeviceInfo, Fault, Memory};
-use crate::queue::{Buffers, Chain};
+use crate::block::engine::{Engine, FileEngine};
+use crate::block::request::{Disk, Limits};
+use crate::device::{Context, Device, DeviceId, DeviceInfo, Ready, TIMER_TOKEN};
+use crate::fault::Fault;
+use crate::log_limit::LogLimit;
+use crate::registers::F_COMMON;
 
-const SECTOR: u64 = 512;
-const QUEUE_SIZES: &[u16] = &[256];
-/// Data segments per request: the queue's size less header and status.
-const SEGMENTS_MAX: u32 = 254;
-/// The most bytes one request may move.
-const REQUEST_MAX: u64 = 16 << 20;
-/// The most sectors one discard or write-zeroes segment may cover: 1 GiB.
-const RANGE_SECTORS_MAX: u32 = 1 << 21;
-/// The most segments of one discard or write-zeroes request.
-const RANGES_MAX: u32 = 16;
-const RANGE_LEN: u64 = 16;
-/// Requests served before other devices have their turn.
-const BATCH: usize = 64;
-const ID_LEN: usize = 20;
-const HEADER_LEN: usize = 16;
+/// The unit of capacity and of sector numbers, in bytes.
+pub const SECTOR: u64 = 512;
+/// The length of a device id in bytes.
+pub const ID_LEN: usize = 20;
 
-/// A block device.
-pub struct Block {
-    engine: Box<dyn Engine>,
-    sectors: u64,
-    read_only: bool,
-    id: [u8; ID_LEN],
+/// Feature bits, section 5.2.3.
+mod feature {
+    pub(super) const SIZE_MAX: u64 = 1 << 1;
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// How a request that the device understood went wrong.
-enum Failure {
-    /// The disk failed or the request does not fit it.
-    Io,
-    /// No such request.
-    Unsupported,
+const QUEUE_SIZES: &[u16] = &[256];
+/// Bytes in one segment, and segments in one request: with header and status they fill the queue.
+const SIZE_MAX: u32 = 128 * 1024;
+const SEG_MAX: u32 = 254;
+const LIMITS: Limits = Limits {
+    data: SIZE_MAX * SEG_MAX,
+    // 2 GiB a segment: making a hole is quick.
+    discard_sectors: 4 << 20,
+    discard_segments: 16,
+    // 64 MiB: it may have to be written out.
+    zero_sectors: 128 << 10,
+    zero_segments: 1,
+};
+/// A host page in sectors: the granularity of holes.
+const PAGE_SECTORS: u32 = 8;
+
+/// What one call serves at most before other devices get their turn.
+const TURN_REQUESTS: u32 = 128;
+const TURN_BYTES: u64 = 8 << 20;
+
+/// How a disk is offered to the guest.
+#[derive(Clone, Debug, Default)]
+pub struct BlockOptions {
+    /// Refuse all changes, whatever the guest thinks.
+    pub read_only: bool,
+    /// The identifier the guest reads (its serial number), cut at 20 bytes.
+    pub id: String,
+}
+
+/// Why a disk cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The descriptor is a directory, a pipe or the like.
+    #[error("a disk must be a regular file or a block device, this is {0:?}; give another path")]
+    NotADisk(FileType),
+    /// A writable disk on a descriptor that cannot write.
+    #[error("the disk is not open for reading{}; open it so or offer it read-only", if *writes { " and writing" } else { "" })]
+    Access {
+        /// Whether writing was asked for.
+        writes: bool,
+    },
+    /// The host does not say how long it is.
+    #[error("the disk cannot be examined; check that it is still there")]
+    Examine(#[source] io::Error),
+}
+
+/// The block device.
+pub struct Block {
+    engine: Box<dyn Engine>,
+    read_only: bool,
+    sectors: u64,
+    id: [u8; ID_LEN],
+    log: LogLimit,
 }
 
 impl Block {
-    /// A block device over a raw file or block device. A trailing part of a sector is out of the guest's reach.
+    /// A disk on an open raw file or block device. A trailing part of less than 512 bytes is not offered.
     ///
     /// # Errors
-    /// When the file's size cannot be found out.
-    pub fn new(file: File, read_only: bool, serial: &str) -> io::Result<Self> {
-        let engine = FileEngine::new(file)?;
-        let sectors = engine.size()? / SECTOR;
-        Ok(Self::with_engine(Box::new(engine), sectors, read_only, serial))
+    /// [`BlockError`] if it is neither, or not open for what is asked.
+    pub fn open(file: File, options: &BlockOptions) -> Result<Self, BlockError> {
+        let stat = fstat(&file).map_err(|error| BlockError::Examine(error.into()))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            return Err(BlockError::NotADisk(kind));
+        }
+        let flags = fcntl_getfl(&file).map_err(|error| BlockError::Examine(error.into()))?;
+        let mode = flags & OFlags::RWMODE;
+        if mode != OFlags::RDWR && !(options.read_only && mode == OFlags::RDONLY) {
+            return Err(BlockError::Access { writes: !options.read_only });
+        }
+        // The end of a block device is its size (what BLKGETSIZE64 says), as it is for a file.
+        let bytes = seek(&file, SeekFrom::End(0)).map_err(|error| BlockError::Examine(error.into()))?;
+        if !bytes.is_multiple_of(SECTOR) {
+            warn!(
+                "disk {:?}: the last {} of {bytes} bytes are no whole sector and are left out",
+                options.id,
+                bytes % SECTOR
+            );
+        }
+        Ok(Self::with_engine(Box::new(FileEngine::new(file)), bytes, options))
     }
 
-    fn with_engine(engine: Box<dyn Engine>, sectors: u64, read_only: bool, serial: &str) -> Self {
+    /// A disk of `bytes` bytes, rounded down to sectors, on any engine.
+    #[must_use]
+    pub fn with_engine(engine: Box<dyn Engine>, bytes: u64, options: &BlockOptions) -> Self {
         let mut id = [0; ID_LEN];
-        id.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        Self { engine, sectors, read_only, id }
+        id.iter_mut().zip(options.id.bytes()).for_each(|(to, from)| *to = from);
+        Self { engine, read_only: options.read_only, sectors: bytes / SECTOR, id, log: LogLimit::default() }
     }
 
-    fn serve(&mut self, ctx: &mut Context<'_>, queue: usize, mut chain: Chain) -> Result<(), Fault> {
-        let mut header = [0; HEADER_LEN];
-        let got =
-            chain.readable.read(ctx.mem, &mut header).map_err(|source| Fault::Ring { queue, source })?;
-        // The status is the last writable byte, wherever the driver's descriptors split.
-        let room = chain.writable.left().checked_sub(1);
-        let (Some(room), HEADER_LEN) = (room, got) else {
-            return Err(Fault::Request("a block request without header or status"));
-        };
-        let mut data = chain.writable.split(room);
-        let before = data.left();
-        let (status, written) = match self.execute(ctx.mem, header, &mut chain.readable, &mut data) {
-            Ok(()) => (VIRTIO_BLK_S_OK, before - data.left()),
-            Err(Failure::Io) => (VIRTIO_BLK_S_IOERR, 0),
-            Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
-        };
-        let status = u8::try_from(status).unwrap_or(1);
-        chain.writable.write(ctx.mem, &[status]).map_err(|source| Fault::Ring { queue, source })?;
-        ctx.push(queue, chain, u32::try_from(written + 1).unwrap_or(u32::MAX))
+    /// The capacity in 512-byte sectors.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
     }
 
-    fn execute(
-        &mut self,
-        mem: &Memory,
-        header: [u8; HEADER_LEN],
-        from_guest: &mut Buffers,
-        to_guest: &mut Buffers,
-    ) -> Result<(), Failure> {
-        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
-        let sector = u64::from_le_bytes(sector);
-        match u32::from_le_bytes([t0, t1, t2, t3]) {
-            VIRTIO_BLK_T_IN => {
-                let at = self.offset(sector, to_guest.left())?;
-                let all = to_guest.split(u64::MAX);
-                let slices = all.slices(mem).map_err(|_| Failure::Io)?;
-                self.engine.read(at, &slices).map_err(|error| self.failed("read", &error))
-            }
-            VIRTIO_BLK_T_OUT => {
-                self.writable()?;
-                let at = self.offset(sector, from_guest.left())?;
-                let slices = from_guest.slices(mem).map_err(|_| Failure::Io)?;
-                self.engine.write(at, &slices).map_err(|error| self.failed("write", &error))
-            }
-            VIRTIO_BLK_T_FLUSH => self.engine.flush().map_err(|error| self.failed("flush", &error)),
-            VIRTIO_BLK_T_GET_ID => {
-                to_guest.write(mem, &self.id).map_err(|_| Failure::Io)?;
-                Ok(())
-            }
-            VIRTIO_BLK_T_DISCARD => self.ranges(mem, from_guest, false),
-            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(mem, from_guest, true),
-            _ => Err(Failure::Unsupported),
+    fn serve(&mut self, ctx: &mut Context<'_>) -> Result<(), Fault> {
+        let outcome = self.serve_turn(ctx);
+        let Some(queue) = ctx.queues.first_mut() else { return Ok(()) };
+        if queue.should_notify(ctx.mem)? {
+            ctx.interrupt.queue(0);
         }
-    }
-
-    /// Discard and write-zeroes: ranges of sectors, each with flags (5.2.6).
-    fn ranges(&mut self, mem: &Memory, from_guest: &mut Buffers, zero: bool) -> Result<(), Failure> {
-        self.writable()?;
-        let length = from_guest.left();
-        if length == 0 || !length.is_multiple_of(RANGE_LEN) || length / RANGE_LEN > u64::from(RANGES_MAX) {
-            return Err(Failure::Io);
-        }
-        while from_guest.left() > 0 {
-            let mut raw = [0; 16];
-            from_guest.read(mem, &mut raw).map_err(|_| Failure::Io)?;
-            let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = raw;
-            let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
-            let flags = u32::from_le_bytes(flags);
-            // Unmap is the one flag there is, and it means something for write-zeroes only.
-            if flags > u32::from(zero) {
-                return Err(Failure::Unsupported);
-            }
-            if sectors > RANGE_SECTORS_MAX {
-                return Err(Failure::Io);
-            }
-            let length = u64::from(sectors) * SECTOR;
-            let at = self.offset(u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), length)?;
-            if length == 0 {
-                continue;
-            }
-            let done =
-                if zero { self.engine.zero(at, length, flags == 1) } else { self.engine.discard(at, length) };
-            done.map_err(|error| self.failed("discard or write-zeroes", &error))?;
+        if outcome? {
+            ctx.watch.timer(Duration::ZERO);
         }
         Ok(())
     }
 
-    /// The byte offset of a request that fits the disk.
-    fn offset(&self, sector: u64, length: u64) -> Result<u64, Failure> {
-        let end = sector.checked_add(length / SECTOR).ok_or(Failure::Io)?;
-        if !length.is_multiple_of(SECTOR)
-            || length > REQUEST_MAX.max(u64::from(RANGE_SECTORS_MAX) * SECTOR)
-            || end > self.sectors
-        {
-            return Err(Failure::Io);
+    /// Serves one turn's worth of requests; true if more may be waiting.
+    fn serve_turn(&mut self, ctx: &mut Context<'_>) -> Result<bool, Fault> {
+        let Some(queue) = ctx.queues.first_mut() else { return Ok(false) };
+        let mut disk = Disk {
+            engine: self.engine.as_mut(),
+            sectors: self.sectors,
+            read_only: self.read_only,
+            write_through: ctx.features & feature::FLUSH == 0,
+            discard: ctx.features & feature::DISCARD != 0,
+            write_zeroes: ctx.features & feature::WRITE_ZEROES != 0,
+            id: &self.id,
+            limits: LIMITS,
+            log: &mut self.log,
+        };
+        let mut bytes = 0_u64;
+        for _ in 0..TURN_REQUESTS {
+            let Some(chain) = queue.pop(ctx.mem)? else { return Ok(false) };
+            bytes = bytes
+                .saturating_add(u64::from(chain.read_len()))
+                .saturating_add(u64::from(chain.write_len()));
+            let written = disk.serve(ctx.mem, &chain)?;
+            queue.push(ctx.mem, chain, written)?;
+            if bytes >= TURN_BYTES {
+                break;
+            }
         }
-        sector.checked_mul(SECTOR).ok_or(Failure::Io)
-    }
-
-    fn writable(&self) -> Result<(), Failure> {
-        if self.read_only { Err(Failure::Io) } else { Ok(()) }
-    }
-
-    fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        log::warn!(
-            "disk {}: {what} failed: {error}",
-            String::from_utf8_lossy(&self.id).trim_end_matches('\0')
-        );
-        Failure::Io
+        Ok(true)
     }
 }
 
 impl Device for Block {
     fn info(&self) -> DeviceInfo {
-        let bit = |feature: u32| 1u64 << feature;
-        let mut features = COMMON_FEATURES
-            | bit(VIRTIO_BLK_F_FLUSH)
-            | bit(VIRTIO_BLK_F_SEG_MAX)
-            | bit(VIRTIO_BLK_F_BLK_SIZE);
-        features |= if self.read_only {
-            bit(VIRTIO_BLK_F_RO)
-        } else {
-            bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES)
-        };
+        use feature::{BLK_SIZE, DISCARD, FLUSH, RO, SEG_MAX, SIZE_MAX, TOPOLOGY, WRITE_ZEROES};
+        let access = if self.read_only { RO } else { DISCARD | WRITE_ZEROES };
+        let features = F_COMMON | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH | TOPOLOGY | access;
         DeviceInfo { id: DeviceId::Block, features, queue_sizes: QUEUE_SIZES }
     }
 
-    /// Section 5.2.4, field by field.
+    /// `struct virtio_blk_config`, section 5.2.4.
     fn config(&self) -> Vec<u8> {
         let mut config = Vec::with_capacity(60);
-        config.extend(self.sectors.to_le_bytes());
-        config.extend(0u32.to_le_bytes()); // size_max: not offered
-        config.extend(SEGMENTS_MAX.to_le_bytes());
-        config.extend([0; 4]); // geometry: not offered
-        config.extend(512u32.to_le_bytes()); // blk_size
-        config.extend([0; 8]); // topology: not offered
-        config.extend([0; 4]); // writeback, num_queues: not offered
-        for _ in ["discard", "write zeroes"] {
-            config.extend(RANGE_SECTORS_MAX.to_le_bytes());
-            config.extend(RANGES_MAX.to_le_bytes());
-            config.extend(if config.len() < 48 { 8u32.to_le_bytes() } else { [1, 0, 0, 0] });
+        config.extend_from_slice(&self.sectors.to_le_bytes());
+        config.extend_from_slice(&SIZE_MAX.to_le_bytes());
+        config.extend_from_slice(&SEG_MAX.to_le_bytes());
+        // No geometry.
+        config.extend_from_slice(&[0; 4]);
+        config.extend_from_slice(&512_u32.to_le_bytes());
+        // Eight logical blocks to a physical one, aligned; at least one physical block at a time, no optimum.
+        config.extend_from_slice(&[3, 0]);
+        config.extend_from_slice(&8_u16.to_le_bytes());
+        config.extend_from_slice(&0_u32.to_le_bytes());
+        // No cache mode to choose, no further queues.
+        config.extend_from_slice(&[0; 4]);
+        let LimitWords { discard, zeroes } = LimitWords::new(!self.read_only);
+        for word in discard.into_iter().chain(zeroes) {
+            config.extend_from_slice(&word.to_le_bytes());
         }
+        // Zeroes may be holes.
+        config.extend_from_slice(&[u8::from(!self.read_only), 0, 0, 0]);
         config
     }
 
-    fn on_queue(&mut self, ctx: &mut Context<'_>, queue: usize) -> Result<bool, Fault> {
-        for _ in 0..BATCH {
-            let Some(chain) = ctx.pop(queue)? else {
-                ctx.signal(queue)?;
-                return Ok(false);
-            };
-            self.serve(ctx, queue, chain)?;
-        }
-        ctx.signal(queue)?;
-        Ok(true)
+    fn start(&mut self, ctx: &mut Context<'_>) -> Result<(), Fault> {
+        self.serve(ctx)
     }
 
-    fn drain(&mut self, _ctx: &mut Context<'_>) {
-        // Every request is finished when its call returns; what is left is to make it durable.
-        if !self.read_only
-            && let Err(error) = self.engine.flush()
-        {
-            self.failed("flush", &error);
+    fn on_queue(&mut self, ctx: &mut Context<'_>, index: usize) -> Result<(), Fault> {
+        if index == 0 { self.serve(ctx) } else { Ok(()) }
+    }
+
+    fn on_source(&mut self, ctx: &mut Context<'_>, token: u32, _: Ready) -> Result<(), Fault> {
+        if token == TIMER_TOKEN { self.serve(ctx) } else { Ok(()) }
+    }
+
+    fn drain(&mut self, _: &mut Context<'_>) {
+        // Requests run to their end within a call: nothing is in flight between two.
+    }
+
+    fn reset(&mut self) {
+        // The guest leaves nothing behind but what it wrote.
+    }
+}
+
+/// The discard and write-zeroes limits of the configuration, all zero if they are not offered.
+struct LimitWords {
+    discard: [u32; 3],
+    zeroes: [u32; 2],
+}
+
+impl LimitWords {
+    fn new(offered: bool) -> Self {
+        if !offered {
+            return Self { discard: [0; 3], zeroes: [0; 2] };
+        }
+        Self {
+            discard: [LIMITS.discard_sectors, LIMITS.discard_segments, PAGE_SECTORS],
+            zeroes: [LIMITS.zero_sectors, LIMITS.zero_segments],
         }
     }
 }

@@ -1,193 +1,162 @@
-//! What a device is, and what it is lent while it works.
+//! The trait a virtio device implements and what it is lent while it works (virtio 1.2, section 2).
 //!
-//! Owner: the transport until DRIVER_OK, the I/O loop from then until the guest resets the device. It is moved
-//! between the two, never shared.
+//! A device is owned by its transport before the driver sets `DRIVER_OK` and by the I/O loop after it: moved, never
+//! shared. Every call comes from that one owner, so a device has no threads, no epoll and no locks of its own; what
+//! it needs from the host it reaches through [`Context`]. Invariant: whatever a guest writes, a call returns in
+//! bounded time; what is left over is taken up again by [`Watch::timer`].
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-
+use crate::fault::Fault;
 use crate::queue::Queue;
 
-/// Guest memory, as every device sees it.
+/// A guest's memory.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;
 
-/// What every device offers whatever else it does: VERSION_1, indirect descriptors, event index.
-pub(crate) const COMMON_FEATURES: u64 =
-    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
+/// The token with which [`Device::on_source`] is called when the device's timer is due.
+pub const TIMER_TOKEN: u32 = u32::MAX;
 
-/// The device types of VIRTIO 1.2, section 5, that Hull has.
+/// What kind of device it is (virtio 1.2, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum DeviceId {
-    /// A block device, section 5.2.
+    /// A block device (section 5.2).
     Block = 2,
-    /// An entropy device, section 5.4.
+    /// An entropy source (section 5.4).
     Rng = 4,
-    /// A socket device, section 5.10.
+    /// A socket device (section 5.10).
     Vsock = 19,
 }
 
-/// What a device is, fixed for its life.
+/// What a device is and offers, the same for its whole life.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceInfo {
-    /// Its type.
+    /// The kind of device.
     pub id: DeviceId,
-    /// The feature bits it offers.
+    /// The feature bits offered, those of the device and those of the queues and the transport.
     pub features: u64,
-    /// The largest size of each of its queues, in descriptors.
+    /// For each queue its greatest size in descriptors, a power of two.
     pub queue_sizes: &'static [u16],
 }
 
-/// The guest broke the rules of this device. The device then asks for a reset and does nothing until it gets one.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// A ring or a descriptor is outside guest memory or contradicts itself.
-    #[error("queue {queue}: the guest's ring or descriptor is not usable")]
-    Ring {
-        /// The queue's index.
-        queue: usize,
-        /// What the queue found.
-        #[source]
-        source: virtio_queue::Error,
-    },
-    /// A request does not have the form its device demands.
-    #[error("the guest sent a malformed request: {0}")]
-    Request(&'static str),
-    /// The host could not watch a descriptor that the device needs.
-    #[error("the host could not serve the device")]
-    Host(#[from] io::Error),
+/// A virtio device, whatever the transport.
+pub trait Device: Send {
+    /// What it is and offers. Must not change.
+    fn info(&self) -> DeviceInfo;
+
+    /// The image of its configuration space, little endian, read-only to the driver. Must not change.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver is ready (`DRIVER_OK`): start watching, look at the queues.
+    ///
+    /// # Errors
+    /// A [`Fault`] stops the device until the driver resets it.
+    fn start(&mut self, ctx: &mut Context<'_>) -> Result<(), Fault>;
+
+    /// The driver put something into a queue. Called too often is harmless, called for an index the device does
+    /// not have as well.
+    ///
+    /// # Errors
+    /// A [`Fault`] stops the device until the driver resets it.
+    fn on_queue(&mut self, ctx: &mut Context<'_>, index: usize) -> Result<(), Fault>;
+
+    /// A watched descriptor is ready, or the timer is due ([`TIMER_TOKEN`]; `ready` means nothing then). Late and
+    /// unknown tokens are harmless.
+    ///
+    /// # Errors
+    /// A [`Fault`] stops the device until the driver resets it.
+    fn on_source(&mut self, ctx: &mut Context<'_>, token: u32, ready: Ready) -> Result<(), Fault>;
+
+    /// Finishes or hands back everything in flight, so that the queues alone say what the guest is owed. Watches
+    /// and timer stay: after a pause the device just goes on. Idempotent.
+    fn drain(&mut self, ctx: &mut Context<'_>);
+
+    /// Back to before [`Device::start`]: all the guest's state is dropped. The owner drains first, then drops every
+    /// watch and the timer of this device, then calls this; [`Device::start`] adds them anew.
+    fn reset(&mut self);
 }
 
-/// What a watched descriptor is watched for.
+/// What a device is lent for one call.
+pub struct Context<'a> {
+    /// The guest's memory.
+    pub mem: &'a Memory,
+    /// The device's queues, in the order of [`DeviceInfo::queue_sizes`], all of them, ready or not.
+    pub queues: &'a mut [Queue],
+    /// How to interrupt the guest.
+    pub interrupt: &'a dyn Interrupt,
+    /// How to wait for host descriptors and time.
+    pub watch: &'a mut dyn Watch,
+    /// The feature bits negotiated.
+    pub features: u64,
+}
+
+/// Interrupts the guest on behalf of one device.
+pub trait Interrupt: Send + Sync {
+    /// Queue `index` has used buffers the driver wants to know about.
+    fn queue(&self, index: usize);
+    /// The configuration or the device status changed.
+    fn config(&self);
+}
+
+/// Waits for host descriptors on behalf of one device. Level-triggered.
+pub trait Watch {
+    /// Watches `fd`; [`Device::on_source`] is called with `token` as long as one of `interest` is there.
+    ///
+    /// # Errors
+    /// The host's, from `epoll_ctl`: the descriptor is watched already, or the host has no room for more.
+    fn add(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
+
+    /// Changes what `fd` is watched for.
+    ///
+    /// # Errors
+    /// The host's, from `epoll_ctl`: the descriptor is not watched.
+    fn modify(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
+
+    /// Stops watching `fd`. The device does so before it closes the descriptor. One call may still be on its way.
+    fn remove(&mut self, fd: BorrowedFd<'_>);
+
+    /// Calls [`Device::on_source`] with [`TIMER_TOKEN`] after this time. There is one timer per device: arming it
+    /// again replaces it. Zero means: after the other devices had their turn.
+    fn timer(&mut self, after: Duration);
+}
+
+/// What a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interest {
-    /// Data to read, or the other end's hang-up.
-    pub read: bool,
-    /// Room to write.
-    pub write: bool,
+pub enum Interest {
+    /// Only that the other end is gone (`EPOLLHUP`, `EPOLLERR`), which the others report too.
+    Hangup,
+    /// Something can be read (`EPOLLIN`).
+    Read,
+    /// Something can be written (`EPOLLOUT`).
+    Write,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    /// Whether reading is of interest.
+    #[must_use]
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::Both)
+    }
+
+    /// Whether writing is of interest.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Both)
+    }
 }
 
 /// What a watched descriptor is ready for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// Reading makes progress.
-    pub read: bool,
-    /// Writing makes progress.
-    pub write: bool,
-    /// The other end is gone or the descriptor failed.
+    /// Reading makes progress: data, end of file, or an error to collect (`EPOLLIN`).
+    pub readable: bool,
+    /// Writing makes progress (`EPOLLOUT`).
+    pub writable: bool,
+    /// The other end is gone in both directions, or the descriptor failed (`EPOLLHUP`, `EPOLLERR`). What was
+    /// received before may still be read.
     pub hangup: bool,
-}
-
-/// The token with which [`Device::on_source`] is called when the device's timer is due.
-pub const TIMER: u32 = u32::MAX;
-
-/// The device's way to its event loop: level-triggered descriptors and one timer.
-pub trait Watch {
-    /// Watches a descriptor.
-    ///
-    /// # Errors
-    /// When the host has no room for it.
-    fn add(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
-    /// Changes what a watched descriptor is watched for.
-    ///
-    /// # Errors
-    /// When it is not watched.
-    fn modify(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()>;
-    /// Stops watching a descriptor; harmless when it is not watched.
-    fn remove(&mut self, fd: BorrowedFd<'_>);
-    /// Calls [`Device::on_source`] with [`TIMER`] once, after so long; a timer already set is replaced.
-    fn timer(&mut self, after: Duration);
-}
-
-/// How a device reaches the guest's attention.
-pub trait Interrupt: Send + Sync {
-    /// A queue has used buffers.
-    fn queue(&self, index: usize);
-    /// The device's status or configuration has changed.
-    fn config(&self);
-}
-
-/// What a device is lent for the length of one call.
-pub struct Context<'a> {
-    /// Guest memory.
-    pub mem: &'a Memory,
-    /// The device's queues, as the driver configured them.
-    pub queues: &'a mut [Queue],
-    /// The device's interrupt.
-    pub interrupt: &'a dyn Interrupt,
-    /// The device's watch list.
-    pub watch: &'a mut dyn Watch,
-    /// The features the driver accepted.
-    pub features: u64,
-}
-
-impl Context<'_> {
-    /// The next chain of a queue, or none: the driver will then notify for the next one.
-    ///
-    /// # Errors
-    /// When the ring is not usable.
-    pub fn pop(&mut self, queue: usize) -> Result<Option<crate::queue::Chain>, Fault> {
-        let mem = self.mem;
-        self.queue(queue)?.pop(mem).map_err(|source| Fault::Ring { queue, source })
-    }
-
-    /// Hands a chain back with so many bytes written to it.
-    ///
-    /// # Errors
-    /// When the used ring is not usable.
-    pub fn push(&mut self, queue: usize, chain: crate::queue::Chain, written: u32) -> Result<(), Fault> {
-        let mem = self.mem;
-        self.queue(queue)?.push(mem, chain, written).map_err(|source| Fault::Ring { queue, source })
-    }
-
-    /// Interrupts the driver for a queue, unless it asked not to be.
-    ///
-    /// # Errors
-    /// When the ring is not usable.
-    pub fn signal(&mut self, queue: usize) -> Result<(), Fault> {
-        let mem = self.mem;
-        if self.queue(queue)?.should_signal(mem).map_err(|source| Fault::Ring { queue, source })? {
-            self.interrupt.queue(queue);
-        }
-        Ok(())
-    }
-
-    fn queue(&mut self, index: usize) -> Result<&mut Queue, Fault> {
-        self.queues.get_mut(index).ok_or(Fault::Request("a queue that the device does not have"))
-    }
-}
-
-/// A virtio device.
-pub trait Device: Send {
-    /// What it is; the same at every call.
-    fn info(&self) -> DeviceInfo;
-    /// Its configuration space. The guest reads it; writes to it are ignored.
-    fn config(&self) -> Vec<u8>;
-    /// The driver is ready (DRIVER_OK).
-    ///
-    /// # Errors
-    /// When the device cannot work with what the driver set up.
-    fn start(&mut self, _ctx: &mut Context<'_>) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// The driver has notified a queue. Does a bounded amount of work; returns whether some is left, so that
-    /// the loop calls again after the other devices had their turn.
-    ///
-    /// # Errors
-    /// When the guest broke the rules.
-    fn on_queue(&mut self, ctx: &mut Context<'_>, queue: usize) -> Result<bool, Fault>;
-    /// A watched descriptor is ready, or the timer ([`TIMER`]) is due.
-    ///
-    /// # Errors
-    /// When the guest broke the rules.
-    fn on_source(&mut self, _ctx: &mut Context<'_>, _token: u32, _ready: Ready) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Finishes or hands back all that is in flight. Does no harm when called twice.
-    fn drain(&mut self, _ctx: &mut Context<'_>) {}
-    /// Forgets everything the driver set up: the device is as it was before [`Device::start`].
-    fn reset(&mut self) {}
 }

@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::device::{Context, Device, Fault, Interest, Interrupt, Memory, Watch};
+use crate::device::{Context, Device, Interest, Interrupt, Memory, Ready, TIMER_TOKEN, Watch};
+use crate::fault::Fault;
 use crate::queue::Queue;
+use crate::registers::{F_COMMON, QueueConfig};
 
 /// Guest memory of two regions that touch, so that a buffer can cross from one to the other.
 pub(crate) const REGION: u64 = 1 << 20;
@@ -73,13 +74,15 @@ impl Guest {
         let mem = Memory::from_ranges(&[(GuestAddress(0), half), (GuestAddress(REGION), half)]).unwrap();
         let rings = (0..queues).map(|index| {
             let base = ring_base(index);
-            let mut ring = virtio_queue::Queue::new(256).unwrap();
-            ring.set_size(size);
-            ring.try_set_desc_table_address(GuestAddress(base)).unwrap();
-            ring.try_set_avail_ring_address(GuestAddress(base + 0x1000)).unwrap();
-            ring.try_set_used_ring_address(GuestAddress(base + 0x2000)).unwrap();
-            ring.set_ready(true);
-            Queue::new(ring)
+            let config = QueueConfig {
+                max_size: 256,
+                size,
+                ready: true,
+                desc_table: base,
+                avail_ring: base + 0x1000,
+                used_ring: base + 0x2000,
+            };
+            Queue::new(&config, F_COMMON & !crate::registers::F_EVENT_IDX).unwrap()
         });
         let queues: Vec<_> = rings.collect();
         let next = vec![(0, 0); queues.len()];
@@ -92,7 +95,7 @@ impl Guest {
             queues: &mut self.queues,
             interrupt: &self.interrupts,
             watch: &mut self.watch,
-            features: 0,
+            features: u64::MAX,
         }
     }
 
@@ -134,6 +137,11 @@ impl Guest {
 
     /// The next used entry: bytes written.
     pub(crate) fn used(&mut self, queue: usize) -> Option<u32> {
+        self.used_entry(queue).map(|(_, written)| written)
+    }
+
+    /// The next used entry: the chain's head, and bytes written.
+    pub(crate) fn used_entry(&mut self, queue: usize) -> Option<(u32, u32)> {
         let used = ring_base(queue) + 0x2000;
         let index: u16 = self.mem.read_obj(GuestAddress(used + 2)).unwrap();
         let seen = &mut self.next[queue].1;
@@ -142,14 +150,18 @@ impl Guest {
         }
         let slot = u64::from(*seen % self.size);
         *seen = seen.wrapping_add(1);
-        Some(self.mem.read_obj(GuestAddress(used + 8 + 8 * slot)).unwrap())
+        let at = used + 4 + 8 * slot;
+        Some((self.mem.read_obj(GuestAddress(at)).unwrap(), self.mem.read_obj(GuestAddress(at + 4)).unwrap()))
     }
 
+    /// Notifies a queue, and again for as long as the device says at once that it has work left.
     pub(crate) fn notify(&mut self, device: &mut dyn Device, queue: usize) -> Result<(), Fault> {
+        device.on_queue(&mut self.context(), queue)?;
         for _ in 0..10_000 {
-            if !device.on_queue(&mut self.context(), queue)? {
+            if self.watch.timer.take_if(|after| after.is_zero()).is_none() {
                 return Ok(());
             }
+            device.on_source(&mut self.context(), TIMER_TOKEN, Ready::default())?;
         }
         panic!("the device never comes to rest");
     }

@@ -1,7 +1,7 @@
 //! The event loop that runs every started device, on the one thread named `io`.
 //!
-//! Owner of a device from DRIVER_OK until its driver resets it. Invariants: a device that has work left is
-//! called again after the others had their turn; nothing a device does blocks the loop.
+//! Owner of a device from DRIVER_OK until its driver resets it. Invariant: nothing a
+//! device does blocks the loop; one that has work left asks for it with its timer, so the others have their turn.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use hull_virtio::mmio::{Shared, Started};
-use hull_virtio::{Context, Device, Fault, Interest, Interrupt, Memory, Queue, Ready, TIMER, Watch};
+use hull_virtio::device::{Context, Device, Interest, Interrupt, Memory, Ready, TIMER_TOKEN, Watch};
+use hull_virtio::fault::Fault;
+use hull_virtio::mmio::Started;
+use hull_virtio::queue::Queue;
+use hull_virtio::registers::NeedsReset;
 use rustix::event::epoll;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -20,8 +23,8 @@ use crate::bus::Bus;
 
 /// What the loop is asked to do.
 enum Command {
-    Start(usize, Started),
-    Notify(usize, u32),
+    Start(usize, Box<Started>),
+    Notify(usize, usize),
     Stop(usize, SyncSender<Option<Box<dyn Device>>>),
     Pause(SyncSender<()>),
     Resume,
@@ -37,12 +40,12 @@ pub struct IoHandle {
 
 impl IoHandle {
     /// Hands a started device over.
-    pub fn start(&self, slot: usize, started: Started) {
+    pub fn start(&self, slot: usize, started: Box<Started>) {
         self.send(Command::Start(slot, started));
     }
 
     /// Tells a device of a notification that came past its ioeventfd.
-    pub fn notify(&self, slot: usize, queue: u32) {
+    pub fn notify(&self, slot: usize, queue: usize) {
         self.send(Command::Notify(slot, queue));
     }
 
@@ -88,8 +91,8 @@ pub struct Seat {
     pub kicks: Vec<EventFd>,
     /// The device's interrupt.
     pub interrupt: Box<dyn Interrupt>,
-    /// Shared with the device's transport.
-    pub shared: Arc<Shared>,
+    /// Tells the device's driver that it must reset it.
+    pub needs_reset: NeedsReset,
 }
 
 /// A device that runs.
@@ -115,7 +118,7 @@ pub struct IoLoop {
     wake: Arc<EventFd>,
     commands: Receiver<Command>,
     slots: Vec<Slot>,
-    /// Queues with work left: slot and queue.
+    /// Queues that were notified: slot and queue.
     ready: VecDeque<(usize, usize)>,
     input: Option<File>,
     paused: bool,
@@ -175,7 +178,7 @@ impl IoLoop {
                 }
             }
             self.timers();
-            // One turn for each queue that has work left.
+            // One turn for each notified queue.
             for _ in 0..self.ready.len() {
                 if let Some((slot, queue)) = self.ready.pop_front() {
                     self.serve(slot, queue);
@@ -201,8 +204,8 @@ impl IoLoop {
             SOURCE => {
                 let failed = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
                 let ready = Ready {
-                    read: flags.contains(epoll::EventFlags::IN),
-                    write: flags.contains(epoll::EventFlags::OUT),
+                    readable: flags.contains(epoll::EventFlags::IN),
+                    writable: flags.contains(epoll::EventFlags::OUT),
                     hangup: failed,
                 };
                 self.call(slot, |device, ctx| device.on_source(ctx, low, ready));
@@ -213,8 +216,8 @@ impl IoLoop {
 
     fn command(&mut self, command: Command) -> bool {
         match command {
-            Command::Start(slot, started) => self.start(slot, started),
-            Command::Notify(slot, queue) => self.queue_ready(slot, queue as usize),
+            Command::Start(slot, started) => self.start(slot, *started),
+            Command::Notify(slot, queue) => self.queue_ready(slot, queue),
             Command::Stop(slot, reply) => {
                 let _asker_has_gone = reply.send(self.stop(slot)).is_err();
             }
@@ -255,7 +258,9 @@ impl IoLoop {
         self.ready.retain(|(of, _)| *of != slot);
         let entry = self.slots.get_mut(slot)?;
         entry.due = None;
-        entry.running.take().map(|running| running.device)
+        let mut device = entry.running.take()?.device;
+        device.reset();
+        Some(device)
     }
 
     fn drain(&mut self) {
@@ -285,14 +290,7 @@ impl IoLoop {
         if self.paused {
             return;
         }
-        let mut more = false;
-        self.call(slot, |device, ctx| {
-            more = device.on_queue(ctx, queue)?;
-            Ok(())
-        });
-        if more {
-            self.queue_ready(slot, queue);
-        }
+        self.call(slot, |device, ctx| device.on_queue(ctx, queue));
     }
 
     fn timers(&mut self) {
@@ -300,7 +298,7 @@ impl IoLoop {
         for slot in 0..self.slots.len() {
             let due = self.slots.get_mut(slot).and_then(|slot| slot.due.take_if(|due| *due <= now));
             if due.is_some() {
-                self.call(slot, |device, ctx| device.on_source(ctx, TIMER, Ready::default()));
+                self.call(slot, |device, ctx| device.on_source(ctx, TIMER_TOKEN, Ready::default()));
             }
         }
     }
@@ -335,7 +333,7 @@ impl IoLoop {
             // Once for each time the driver starts the device: a guest cannot fill the log.
             log::warn!("{:?} device {slot} waits for a reset: {fault}", running.device.info().id);
             running.broken = true;
-            seat.shared.set_broken();
+            seat.needs_reset.set();
             seat.interrupt.config();
         }
     }
@@ -388,8 +386,8 @@ impl Watch for Watched<'_> {
 
 fn flags(interest: Interest) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::empty();
-    flags.set(epoll::EventFlags::IN, interest.read);
-    flags.set(epoll::EventFlags::OUT, interest.write);
+    flags.set(epoll::EventFlags::IN, interest.reads());
+    flags.set(epoll::EventFlags::OUT, interest.writes());
     flags
 }
 

@@ -4,6 +4,8 @@
 //! devices drain; [`Machine::resume`] goes the other way.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,10 +13,11 @@ use std::thread::{self, JoinHandle};
 
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{BootPlan, Slot};
-use hull_virtio::block::Block;
-use hull_virtio::mmio::{Line, MmioTransport, QUEUE_NOTIFY, Shared};
+use hull_virtio::block::{Block, BlockError, BlockOptions};
+use hull_virtio::device::{Device, Interrupt, Memory};
+use hull_virtio::mmio::{InterruptStatus, MmioTransport, QUEUE_NOTIFY};
 use hull_virtio::rng::Rng;
-use hull_virtio::{Device, Memory};
+use hull_virtio::vsock::{RefuseAll, Vsock, VsockParts, answers};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
     kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
@@ -51,6 +54,9 @@ pub enum BuildError {
     /// The processor model cannot be had.
     #[error(transparent)]
     Cpuid(#[from] cpuid::CpuidError),
+    /// A disk cannot be offered.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
     /// A processor could not be set up.
     #[error(transparent)]
     Registers(#[from] registers::RegisterError),
@@ -255,8 +261,21 @@ fn devices(plan: &BootPlan, slots: &mut Slots) -> Result<Vec<Box<dyn Device>>, B
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for disk in &plan.disks {
         let file = slots.take(disk.file)?;
-        let block = Block::new(file, disk.read_only, &disk.serial).map_err(host_refused("use a disk"))?;
+        let options = BlockOptions { read_only: disk.read_only, id: disk.serial.clone() };
+        let block = Block::open(file, &options)?;
         devices.push(Box::new(block));
+    }
+    if let Some(vsock) = &plan.vsock {
+        let listener = UnixListener::from(OwnedFd::from(slots.take(vsock.listener)?));
+        let (_, answers) = answers().map_err(host_refused("set up the socket device"))?;
+        // Nobody takes connections that the guest starts yet: they are refused at once.
+        let parts = VsockParts {
+            guest_cid: vsock.cid,
+            listener: Some(listener),
+            dialer: Box::new(RefuseAll),
+            answers,
+        };
+        devices.push(Box::new(Vsock::new(parts).map_err(host_refused("set up the socket device"))?));
     }
     if plan.rng {
         devices.push(Box::new(Rng::new()));
@@ -318,6 +337,32 @@ fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, BuildError> {
     Ok(line)
 }
 
+/// A device's interrupt: the bit in its status register, then the line.
+struct Line {
+    status: Arc<InterruptStatus>,
+    line: EventFd,
+}
+
+impl Line {
+    fn raise(&self) {
+        if let Err(error) = self.line.write(1) {
+            log::error!("an interrupt cannot be raised: {error}");
+        }
+    }
+}
+
+impl Interrupt for Line {
+    fn queue(&self, _index: usize) {
+        self.status.raise_queue();
+        self.raise();
+    }
+
+    fn config(&self) {
+        self.status.raise_config();
+        self.raise();
+    }
+}
+
 /// Connects each device's notifications and interrupt to KVM, so that neither needs an exit to user space.
 fn connect(
     vm: &VmFd,
@@ -327,13 +372,8 @@ fn connect(
     let mut seats = Vec::new();
     let mut transports = Vec::new();
     for (device, window) in devices.into_iter().zip(&layout.devices) {
-        let shared = Arc::new(Shared::default());
-        let line = irq_line(vm, window.gsi)?;
-        let interrupt = Line::new(shared.clone(), move || {
-            if let Err(error) = line.write(1) {
-                log::error!("an interrupt cannot be raised: {error}");
-            }
-        });
+        let status = Arc::new(InterruptStatus::new());
+        let interrupt = Line { status: status.clone(), line: irq_line(vm, window.gsi)? };
         let mut kicks = Vec::new();
         for queue in 0..device.info().queue_sizes.len() {
             let kick = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
@@ -343,8 +383,9 @@ fn connect(
             vm.register_ioevent(&kick, &address, index).map_err(kvm_refused("connect a notification"))?;
             kicks.push(kick);
         }
-        seats.push(Seat { kicks, interrupt: Box::new(interrupt), shared: shared.clone() });
-        transports.push(MmioTransport::new(device, shared));
+        let transport = MmioTransport::new(device, status);
+        seats.push(Seat { kicks, interrupt: Box::new(interrupt), needs_reset: transport.needs_reset() });
+        transports.push(transport);
     }
     Ok((seats, transports))
 }

@@ -1,147 +1,119 @@
-//! How a disk's bytes move: the seam between the block device and the host's file.
+//! What a disk's data is kept on.
 //!
-//! Owner: the block device. Today each request is finished when the call returns.
-#![allow(
-    unsafe_code,
-    reason = "vectored I/O on guest memory has no safe interface: a Rust slice must not alias it"
-)]
+//! The seam between the block device, which speaks virtio, and the host's way of moving bytes. Owned by the device,
+//! called on the I/O thread. Invariant: an engine is asked only for ranges below the capacity, and what it does not
+//! do it says.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::FallocateFlags;
-use vm_memory::VolatileSlice;
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::io::Errno;
 
-/// What a block device asks of its disk. Offsets and lengths are in bytes and within the disk.
-pub(super) trait Engine: Send {
-    fn read(&mut self, at: u64, to: &[VolatileSlice<'_>]) -> io::Result<()>;
-    fn write(&mut self, at: u64, from: &[VolatileSlice<'_>]) -> io::Result<()>;
+use crate::iovec::IoVecs;
+
+/// Moves the bytes of one disk. Offsets and lengths are in bytes.
+pub trait Engine: Send {
+    /// Reads into `vecs`; returns the number of bytes, which may be fewer, and 0 only at the end.
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_at(&mut self, vecs: &IoVecs<'_>, offset: u64) -> io::Result<usize>;
+
+    /// Writes `vecs`; returns the number of bytes, which may be fewer.
+    ///
+    /// # Errors
+    /// The host's; a full disk among them.
+    fn write_at(&mut self, vecs: &IoVecs<'_>, offset: u64) -> io::Result<usize>;
+
+    /// Makes all that was written last.
+    ///
+    /// # Errors
+    /// The host's.
     fn flush(&mut self) -> io::Result<()>;
-    /// The bytes need not be kept.
-    fn discard(&mut self, at: u64, length: u64) -> io::Result<()>;
-    /// The bytes read as zero from now on; `unmap` allows to give their space back.
-    fn zero(&mut self, at: u64, length: u64, unmap: bool) -> io::Result<()>;
+
+    /// Gives a range up; what it reads as afterwards is undefined.
+    ///
+    /// # Errors
+    /// The host's; `Unsupported` if it cannot.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes a range read as zeroes, giving it up if `unmap` allows that.
+    ///
+    /// # Errors
+    /// The host's.
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 }
 
-/// A raw file or block device, by plain system calls.
-pub(super) struct FileEngine {
+/// A raw file or block device, by system calls that wait.
+#[derive(Debug)]
+pub struct FileEngine {
     file: File,
-    block_device: bool,
 }
-
-/// `preadv` or `pwritev`.
-type Vectored = unsafe extern "C" fn(i32, *const libc::iovec, i32, i64) -> isize;
 
 impl FileEngine {
-    pub(super) fn new(file: File) -> io::Result<Self> {
-        let kind = file.metadata()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a disk is a regular file or a block device",
-            ));
+    /// An engine on an open file.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        Self { file }
+    }
+
+    // On a block device the kernel turns these calls into what BLKDISCARD and BLKZEROOUT do, so that files and
+    // devices need the same one system call.
+    fn allocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            match fallocate(&self.file, flags, offset, len) {
+                Err(Errno::INTR) => {}
+                done => return Ok(done?),
+            }
         }
-        Ok(Self { file, block_device: kind.is_block_device() })
     }
-
-    /// Size in bytes.
-    pub(super) fn size(&self) -> io::Result<u64> {
-        // Seeking to the end tells the size of files and of block devices alike.
-        Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
-    }
-
-    fn transfer(&self, call: Vectored, at: u64, slices: &[VolatileSlice<'_>]) -> io::Result<()> {
-        let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
-        let mut iovecs: Vec<libc::iovec> = guards
-            .iter()
-            .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-            .collect();
-        let mut rest = iovecs.as_mut_slice();
-        let mut at = at;
-        while !rest.is_empty() {
-            let count = i32::try_from(rest.len().min(1024)).unwrap_or(1);
-            let offset = i64::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            // SAFETY: each iovec is a live piece of mapped guest memory, kept by `guards`, and the kernel
-            // writes or reads no more than its length. The guest may change it meanwhile; nobody here reads it.
-            let done = unsafe { call(self.file.as_raw_fd(), rest.as_ptr(), count, offset) };
-            let moved = match usize::try_from(done) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(moved) => moved,
-                Err(_) => match io::Error::last_os_error() {
-                    again if again.kind() == io::ErrorKind::Interrupted => continue,
-                    error => return Err(error),
-                },
-            };
-            at = at.saturating_add(moved as u64);
-            rest = advance(rest, moved);
-        }
-        Ok(())
-    }
-
-    fn allocate(&self, flags: FallocateFlags, at: u64, length: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(&self.file, flags, at, length)?)
-    }
-
-    /// Where the file system cannot punch or zero, zeroes are written.
-    fn write_zeroes(&self, at: u64, length: u64) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        let zeroes = [0u8; 64 << 10];
-        let mut done = 0;
-        while done < length {
-            let part = usize::try_from(length - done).unwrap_or(usize::MAX).min(zeroes.len());
-            self.file.write_all_at(zeroes.get(..part).unwrap_or_default(), at.saturating_add(done))?;
-            done += part as u64;
-        }
-        Ok(())
-    }
-}
-
-/// Drops `moved` bytes off the front.
-fn advance(iovecs: &mut [libc::iovec], moved: usize) -> &mut [libc::iovec] {
-    let mut moved = moved;
-    let mut whole = 0;
-    for iovec in iovecs.iter_mut() {
-        if moved < iovec.iov_len {
-            iovec.iov_base = iovec.iov_base.wrapping_byte_add(moved);
-            iovec.iov_len -= moved;
-            break;
-        }
-        moved -= iovec.iov_len;
-        whole += 1;
-    }
-    iovecs.get_mut(whole..).unwrap_or_default()
 }
 
 impl Engine for FileEngine {
-    fn read(&mut self, at: u64, to: &[VolatileSlice<'_>]) -> io::Result<()> {
-        self.transfer(libc::preadv, at, to)
+    fn read_at(&mut self, vecs: &IoVecs<'_>, offset: u64) -> io::Result<usize> {
+        vecs.read_at(self.file.as_fd(), offset)
     }
 
-    fn write(&mut self, at: u64, from: &[VolatileSlice<'_>]) -> io::Result<()> {
-        self.transfer(libc::pwritev, at, from)
+    fn write_at(&mut self, vecs: &IoVecs<'_>, offset: u64) -> io::Result<usize> {
+        vecs.write_at(self.file.as_fd(), offset)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        Ok(fdatasync(&self.file)?)
     }
 
-    fn discard(&mut self, at: u64, length: u64) -> io::Result<()> {
-        // A discard is a hint: a host that cannot give space back has obeyed it all the same.
-        match self.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, length) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            other => other,
-        }
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
     }
 
-    fn zero(&mut self, at: u64, length: u64, unmap: bool) -> io::Result<()> {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let keep = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let flags = if unmap && !self.block_device { punch } else { keep };
-        match self.allocate(flags, at, length) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zeroes(at, length),
-            other => other,
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        let ways: &[FallocateFlags] = if unmap { &[hole, zero] } else { &[zero] };
+        for &flags in ways {
+            match self.allocate(flags, offset, len) {
+                // A block device refuses ranges that are no whole blocks of its own.
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {}
+                done => return done,
+            }
         }
+        write_zero_bytes(&self.file, offset, len)
     }
+}
+
+/// The way that works everywhere.
+fn write_zero_bytes(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    const ZEROES: &[u8] = &[0; 64 * 1024];
+    let (mut offset, mut left) = (offset, len);
+    while left > 0 {
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROES.len());
+        file.write_all_at(ZEROES.get(..count).unwrap_or(ZEROES), offset)?;
+        let moved = u64::try_from(count).unwrap_or(left);
+        offset = offset.saturating_add(moved);
+        left = left.saturating_sub(moved);
+    }
+    Ok(())
 }

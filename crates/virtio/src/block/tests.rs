@@ -2,9 +2,10 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use proptest::prelude::*;
-use vm_memory::VolatileSlice;
 
+use super::request::kind;
 use super::*;
+use crate::iovec::IoVecs;
 use crate::testing::{DATA, Guest, INDIRECT, NEXT, REGION, WRITE, ring_base};
 
 const HEADER: u64 = DATA;
@@ -21,7 +22,8 @@ impl Disk {
     fn new(sectors: u64, read_only: bool) -> Self {
         let file = tempfile::tempfile().unwrap();
         file.set_len(sectors * SECTOR).unwrap();
-        let block = Block::new(file.try_clone().unwrap(), read_only, "disk-7").unwrap();
+        let block =
+            Block::open(file.try_clone().unwrap(), &BlockOptions { read_only, id: "disk-7".into() }).unwrap();
         Self { guest: Guest::new(1, 16), block, file }
     }
 
@@ -51,11 +53,11 @@ const UNSUPPORTED: u8 = 2;
 fn what_is_written_is_read_back() {
     let mut disk = Disk::new(64, false);
     disk.guest.write(BUFFER, &[0xab; 1024]);
-    assert_eq!(disk.request(VIRTIO_BLK_T_OUT, 3, 1024, false), (OK, 1));
+    assert_eq!(disk.request(kind::OUT, 3, 1024, false), (OK, 1));
     disk.guest.write(BUFFER, &[0; 1024]);
-    assert_eq!(disk.request(VIRTIO_BLK_T_IN, 3, 1024, true), (OK, 1025));
+    assert_eq!(disk.request(kind::IN, 3, 1024, true), (OK, 1025));
     assert_eq!(disk.guest.read(BUFFER, 1024), [0xab; 1024]);
-    assert_eq!(disk.request(VIRTIO_BLK_T_FLUSH, 0, 0, false), (OK, 1));
+    assert_eq!(disk.request(kind::FLUSH, 0, 0, false), (OK, 1));
     assert!(disk.guest.interrupts.0.load(std::sync::atomic::Ordering::Relaxed) >= 3);
 }
 
@@ -63,21 +65,21 @@ fn what_is_written_is_read_back() {
 fn a_read_only_disk_is_never_written() {
     let mut disk = Disk::new(64, true);
     disk.guest.write(BUFFER, &[0xab; 512]);
-    for kind in [VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+    for kind in [kind::OUT, kind::DISCARD, kind::WRITE_ZEROES] {
         assert_eq!(disk.request(kind, 0, 512, false), (IOERR, 1));
     }
     let mut sector = [0xff; 512];
     disk.file.read_exact_at(&mut sector, 0).unwrap();
     assert_eq!(sector, [0; 512]);
-    assert_ne!(disk.block.info().features & 1 << VIRTIO_BLK_F_RO, 0);
+    assert_ne!(disk.block.info().features & feature::RO, 0);
 }
 
 #[test]
 fn requests_outside_the_disk_or_off_the_grid_fail() {
     let mut disk = Disk::new(64, false);
     for (sector, length) in [(64, 512), (63, 1024), (u64::MAX, 512), (u64::MAX / 512, 1024), (0, 100)] {
-        assert_eq!(disk.request(VIRTIO_BLK_T_IN, sector, length, true), (IOERR, 1), "{sector} {length}");
-        assert_eq!(disk.request(VIRTIO_BLK_T_OUT, sector, length, false), (IOERR, 1), "{sector} {length}");
+        assert_eq!(disk.request(kind::IN, sector, length, true), (IOERR, 1), "{sector} {length}");
+        assert_eq!(disk.request(kind::OUT, sector, length, false), (IOERR, 1), "{sector} {length}");
     }
     assert_eq!(disk.request(77, 0, 512, true), (UNSUPPORTED, 1));
 }
@@ -85,7 +87,7 @@ fn requests_outside_the_disk_or_off_the_grid_fail() {
 #[test]
 fn the_id_is_the_serial() {
     let mut disk = Disk::new(1, false);
-    assert_eq!(disk.request(VIRTIO_BLK_T_GET_ID, 0, 20, true), (OK, 21));
+    assert_eq!(disk.request(kind::GET_ID, 0, 20, true), (OK, 21));
     assert_eq!(&disk.guest.read(BUFFER, 8), b"disk-7\0\0");
 }
 
@@ -95,7 +97,7 @@ fn discard_and_write_zeroes_give_space_back() {
     disk.file.write_all_at(&vec![7; 2 << 20], 0).unwrap();
     disk.file.sync_all().unwrap();
     let before = disk.file.metadata().unwrap().blocks();
-    for (kind, sector, flags) in [(VIRTIO_BLK_T_DISCARD, 0u64, 0u32), (VIRTIO_BLK_T_WRITE_ZEROES, 2048, 1)] {
+    for (kind, sector, flags) in [(kind::DISCARD, 0u64, 0u32), (kind::WRITE_ZEROES, 2048, 1)] {
         disk.guest.write(BUFFER, &sector.to_le_bytes());
         disk.guest.write(BUFFER + 8, &2048u32.to_le_bytes());
         disk.guest.write(BUFFER + 12, &flags.to_le_bytes());
@@ -108,10 +110,11 @@ fn discard_and_write_zeroes_give_space_back() {
     // A range outside the disk, too long a list, a flag nobody knows.
     disk.guest.write(BUFFER, &4095u64.to_le_bytes());
     disk.guest.write(BUFFER + 12, &[0]);
-    assert_eq!(disk.request(VIRTIO_BLK_T_DISCARD, 0, 16, false), (IOERR, 1));
-    assert_eq!(disk.request(VIRTIO_BLK_T_DISCARD, 0, 17 * 16, false), (IOERR, 1));
+    assert_eq!(disk.request(kind::DISCARD, 0, 16, false), (IOERR, 1));
+    assert_eq!(disk.request(kind::DISCARD, 0, 17 * 16, false), (IOERR, 1));
+    disk.guest.write(BUFFER, &[0; 8]);
     disk.guest.write(BUFFER + 12, &2u32.to_le_bytes());
-    assert_eq!(disk.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, false), (UNSUPPORTED, 1));
+    assert_eq!(disk.request(kind::WRITE_ZEROES, 0, 16, false), (UNSUPPORTED, 1));
 }
 
 #[test]
@@ -119,7 +122,7 @@ fn descriptors_may_split_anywhere_even_across_regions() {
     let mut disk = Disk::new(64, false);
     let pattern: Vec<u8> = (0..1024u32).map(|n| (n % 251) as u8).collect();
     disk.file.write_all_at(&pattern, 512).unwrap();
-    disk.header(VIRTIO_BLK_T_IN, 1);
+    disk.header(kind::IN, 1);
     let cross = REGION - 300;
     // The header in two parts; data over the border of two regions; the status in the same buffer as data.
     disk.guest
@@ -135,7 +138,7 @@ fn descriptors_may_split_anywhere_even_across_regions() {
 #[test]
 fn indirect_tables_work_and_nested_ones_fault() {
     let mut disk = Disk::new(64, false);
-    disk.header(VIRTIO_BLK_T_IN, 0);
+    disk.header(kind::IN, 0);
     let table = DATA + 0x8000;
     disk.guest.descriptor(table, 0, (HEADER, 16, NEXT, 1));
     disk.guest.descriptor(table, 1, (BUFFER, 512, NEXT | WRITE, 2));
@@ -179,10 +182,10 @@ fn rings_that_lie_fault_and_never_hang() {
 struct Broken;
 
 impl Engine for Broken {
-    fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+    fn read_at(&mut self, _: &IoVecs<'_>, _: u64) -> io::Result<usize> {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
-    fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+    fn write_at(&mut self, _: &IoVecs<'_>, _: u64) -> io::Result<usize> {
         Err(io::ErrorKind::StorageFull.into())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -191,7 +194,7 @@ impl Engine for Broken {
     fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
         Err(io::Error::other("gone"))
     }
-    fn zero(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
+    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
         Err(io::Error::other("gone"))
     }
 }
@@ -199,10 +202,10 @@ impl Engine for Broken {
 #[test]
 fn a_failing_disk_fails_requests_and_nothing_else() {
     let mut disk = Disk::new(64, false);
-    disk.block = Block::with_engine(Box::new(Broken), 64, false, "broken");
-    assert_eq!(disk.request(VIRTIO_BLK_T_IN, 0, 512, true), (IOERR, 1));
-    assert_eq!(disk.request(VIRTIO_BLK_T_OUT, 0, 512, false), (IOERR, 1));
-    assert_eq!(disk.request(VIRTIO_BLK_T_FLUSH, 0, 0, false), (IOERR, 1));
+    disk.block = Block::with_engine(Box::new(Broken), 64 * SECTOR, &BlockOptions::default());
+    assert_eq!(disk.request(kind::IN, 0, 512, true), (IOERR, 1));
+    assert_eq!(disk.request(kind::OUT, 0, 512, false), (IOERR, 1));
+    assert_eq!(disk.request(kind::FLUSH, 0, 0, false), (IOERR, 1));
 }
 
 proptest! {

@@ -18,7 +18,7 @@ fn write(transport: &mut MmioTransport, offset: u64, value: u32) -> Action {
     transport.write(offset, &value.to_le_bytes())
 }
 
-fn start(transport: &mut MmioTransport) -> Started {
+fn start(transport: &mut MmioTransport) -> Box<Started> {
     for (offset, value) in [(0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)] {
         assert!(matches!(write(transport, offset, value), Action::None));
     }
@@ -35,7 +35,7 @@ fn a_driver_finds_the_device() {
     assert_eq!(read(&mut transport, 4), 2);
     assert_eq!(read(&mut transport, 8), 4);
     assert_eq!(read(&mut transport, 0x34), 64);
-    write(&mut transport, 0x30, 1);
+    let _ = write(&mut transport, 0x30, 1);
     assert_eq!(read(&mut transport, 0x34), 0);
 }
 
@@ -53,9 +53,9 @@ fn a_reset_brings_the_device_back_and_it_starts_again() {
 fn a_broken_device_says_so_until_it_is_reset() {
     let mut transport = transport();
     let started = start(&mut transport);
-    transport.shared.set_broken();
+    transport.needs_reset().set();
     assert_eq!(read(&mut transport, 0x70), 15 | 64);
-    write(&mut transport, 0x70, 0);
+    let _ = write(&mut transport, 0x70, 0);
     transport.stopped(started.device);
     assert_eq!(read(&mut transport, 0x70), 0);
 }
@@ -63,11 +63,10 @@ fn a_broken_device_says_so_until_it_is_reset() {
 #[test]
 fn interrupts_are_pending_until_acknowledged() {
     let mut transport = transport();
-    let line = Line::new(transport.shared.clone(), || {});
-    line.queue(0);
-    line.config();
+    transport.interrupts.raise_queue();
+    transport.interrupts.raise_config();
     assert_eq!(read(&mut transport, 0x60), 3);
-    write(&mut transport, 0x64, 1);
+    let _ = write(&mut transport, 0x64, 1);
     assert_eq!(read(&mut transport, 0x60), 2);
 }
 

@@ -1,7 +1,7 @@
 //! A virtual processor's registers at its first instruction: long mode, flat segments, identity-mapped first
 //! GiB, as the Linux 64-bit boot protocol demands (Intel SDM volume 3, chapters 2, 3 and 11).
 
-use hull_virtio::Memory;
+use hull_virtio::device::Memory;
 use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};

@@ -14,7 +14,7 @@ use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, P
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use hull_virtio::Memory;
+use hull_virtio::device::Memory;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::layout::{self, Layout};

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use hull_virtio::Memory;
+use hull_virtio::device::Memory;
 
 use crate::layout;
 use crate::memory::{self, MemoryError};
