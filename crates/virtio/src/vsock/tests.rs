@@ -56,8 +56,14 @@ impl Wire {
             dialer: Box::new(RefuseAll),
             answers,
         };
-        let mut wire =
-            Self { guest: Guest::new(3, 64), vsock: Vsock::new(parts).unwrap(), path, _dir: dir, taken: 0, credit: (0, 0) };
+        let mut wire = Self {
+            guest: Guest::new(3, 64),
+            vsock: Vsock::new(parts).unwrap(),
+            path,
+            _dir: dir,
+            taken: 0,
+            credit: (0, 0),
+        };
         wire.vsock.start(&mut wire.guest.context()).unwrap();
         for slot in 0..16 {
             wire.offer_buffer(slot);
