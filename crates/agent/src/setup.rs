@@ -1,0 +1,148 @@
+//! The root of the container: the image, the writable disk and the files that name the guest; and their end.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use hull_protocol::agent::{AgentError, AgentErrorKind, DATA_SERIAL, IMAGE_SERIAL, Setup};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::system::RebootCommand;
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::kmsg::log;
+use crate::mounts::{Root, bind, mount_at};
+
+const IMAGE: &str = "/run/hull/image";
+const DATA: &str = "/run/hull/data";
+const ROOT: &str = "/run/hull/root";
+/// Files that are mounted over the image's own.
+const FILES: &str = "/run/hull/files";
+/// Their names, in `/etc`.
+pub(crate) const NAME_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+/// How often a disk is looked for, and how long to wait in between: drivers may probe in the background.
+const DISK_TRIES: u32 = 500;
+const DISK_PAUSE: Duration = Duration::from_millis(2);
+
+/// What went wrong in the guest, for the host.
+pub(crate) fn failed(what: &str, error: impl std::fmt::Display) -> AgentError {
+    AgentError { kind: AgentErrorKind::Failed, message: format!("{what}: {error}") }
+}
+
+/// Sets the clock and the names and joins image and disk; returns the container's root.
+///
+/// # Errors
+/// When a disk is missing or cannot be mounted.
+pub fn run(setup: &Setup) -> Result<PathBuf, AgentError> {
+    if let Err(error) = set_clock(setup.time_unix_ns) {
+        log(&format!("the clock was not set: {error}"));
+    }
+    if let Err(error) = rustix::system::sethostname(setup.hostname.as_bytes()) {
+        return Err(failed("setting the host name", error));
+    }
+    mount_root(setup).map_err(|error| failed("mounting the container's root", error))?;
+    name_files(setup).map_err(|error| failed("writing /etc/hosts and its like", error))?;
+    Ok(ROOT.into())
+}
+
+/// Sets the guest's clock, nanoseconds since the Unix epoch.
+pub(crate) fn set_clock(unix_ns: u64) -> io::Result<()> {
+    const SECOND: u64 = 1_000_000_000;
+    let time =
+        Timespec { tv_sec: (unix_ns / SECOND).cast_signed(), tv_nsec: (unix_ns % SECOND).cast_signed() };
+    Ok(clock_settime(ClockId::Realtime, time)?)
+}
+
+fn mount_root(setup: &Setup) -> io::Result<()> {
+    mount_at(IMAGE, &disk(IMAGE_SERIAL)?, "erofs", MountFlags::RDONLY, "")?;
+    if setup.data_disk {
+        mount_at(DATA, &disk(DATA_SERIAL)?, "ext4", MountFlags::NOATIME, "")?;
+    } else {
+        mount_at(DATA, "tmpfs", "tmpfs", MountFlags::empty(), "mode=755")?;
+    }
+    let (upper, work) = (format!("{DATA}/upper"), format!("{DATA}/work"));
+    fs::create_dir_all(&upper)?;
+    fs::create_dir_all(&work)?;
+    copy_root_attributes(Path::new(IMAGE), Path::new(&upper))?;
+    let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work},index=off,metacopy=off");
+    mount_at(ROOT, "overlay", "overlay", MountFlags::empty(), &options)
+}
+
+/// The upper layer's directory is what a container sees as `/`.
+fn copy_root_attributes(image: &Path, upper: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let root = fs::metadata(image)?;
+    chown(upper, Some(root.uid()), Some(root.gid()))?;
+    fs::set_permissions(upper, root.permissions())
+}
+
+/// The device with an id.
+fn disk(serial: &str) -> io::Result<String> {
+    for _ in 0..DISK_TRIES {
+        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            if found.trim() == serial {
+                return Ok(format!("/dev/{}", entry.file_name().to_string_lossy()));
+            }
+        }
+        thread::sleep(DISK_PAUSE);
+    }
+    Err(io::Error::other(format!("there is no disk with id {serial}")))
+}
+
+fn name_files(setup: &Setup) -> io::Result<()> {
+    let mut hosts = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    if setup.hosts.is_empty() {
+        // Programs look their own name up; without a network it is this machine.
+        hosts += &format!("127.0.1.1\t{}\n", setup.hostname);
+    }
+    for (address, name) in &setup.hosts {
+        hosts += &format!("{address}\t{name}\n");
+    }
+    let resolv_conf: String = setup.resolv_conf.iter().map(|line| format!("{line}\n")).collect();
+    fs::create_dir_all(FILES)?;
+    let root = Root::open(Path::new(ROOT))?;
+    for (name, content) in NAME_FILES.into_iter().zip([hosts, format!("{}\n", setup.hostname), resolv_conf]) {
+        let source = Path::new(FILES).join(name);
+        fs::write(&source, content)?;
+        bind(&source, &root.file("/etc", name)?)?;
+    }
+    Ok(())
+}
+
+/// Lets go of the disks and turns the guest off. The container's processes have ended by now.
+pub fn shut_down() {
+    // With all that is mounted inside it, wherever the image's links led that to.
+    release(ROOT, UnmountFlags::DETACH);
+    if !release(DATA, UnmountFlags::empty()) {
+        // Something still writes: it may not any more, and what it wrote is whole.
+        if let Err(error) = mount_remount(DATA, MountFlags::RDONLY, c"") {
+            log(&format!("{DATA} stays writable: {error}"));
+        }
+    }
+    release(IMAGE, UnmountFlags::empty());
+    power_off();
+}
+
+/// Unmounts; true when nothing is mounted there any more.
+fn release(place: &str, flags: UnmountFlags) -> bool {
+    match unmount(place, flags) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => true,
+        Err(error) => {
+            log(&format!("{place} stays mounted: {error}"));
+            false
+        }
+    }
+}
+
+/// Turns the guest off; comes back only when the kernel refuses.
+pub fn power_off() {
+    rustix::fs::sync();
+    if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
+        log(&format!("cannot power off: {error}"));
+    }
+}

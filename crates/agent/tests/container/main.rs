@@ -1,0 +1,14 @@
+//! The agent against a real kernel: its server on Unix sockets, containers made from busybox in mount namespaces
+//! of the tests' own. Needs root and a static busybox.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod host;
+mod hostile;
+mod identity;
+mod image;
+mod isolation;
+mod lifetime;
+mod protocol;
+mod start;
+mod streams;
+mod terminal;

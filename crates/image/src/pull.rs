@@ -1,0 +1,370 @@
+//! Pulling from a registry (OCI distribution specification, "Pull").
+//!
+//! Runs as a task of the caller; disk and hashing run on blocking threads. Invariants: every blob is hashed as it
+//! arrives and kept only if digest and size are those of the manifest; a registry that stalls, trickles or never ends
+//! is given up.
+
+use std::collections::HashSet;
+use std::sync::Once;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::{StreamExt, TryStreamExt};
+use hull_protocol::api::{Progress, PullRequest};
+use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::blob::{BlobError, BlobWriter, write_chunks};
+use crate::digest::Digest;
+use crate::manifest::{ACCEPTED, Descriptor, Document, Manifest, ManifestError, Platform, choose};
+use crate::record::ImageRecord;
+use crate::reference::{self, ReferenceError};
+use crate::store::{InstallError, Store};
+
+/// Layers that arrive at a time.
+const CONCURRENCY: usize = 3;
+
+/// How often a blob is asked for before the pull fails.
+const ATTEMPTS: u32 = 3;
+
+/// Bytes between two reports of progress.
+const REPORT: u64 = 1 << 20;
+
+/// Why an image could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The reference is none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The registry has no such image.
+    #[error("{0} is not in its registry, or needs credentials: check the name and log in")]
+    NotFound(String),
+    /// The registry refuses.
+    #[error("the registry does not let {0} be pulled: check the credentials")]
+    Unauthorized(String),
+    /// The certificates given are none.
+    #[error("the certificates to trust are not in PEM: give a file with BEGIN CERTIFICATE lines")]
+    Certificates,
+    /// The credentials are of a kind that is not supported.
+    #[error("identity tokens are not supported yet: log in with a user and password or access token")]
+    IdentityToken,
+    /// The registry failed.
+    #[error("the registry failed at {what}: check the name, the network and the certificate, then try again")]
+    Registry {
+        /// What was asked of it.
+        what: String,
+        /// How.
+        #[source]
+        source: Box<OciDistributionError>,
+    },
+    /// The connection broke.
+    #[error("the connection broke at {what}: try again")]
+    Connection {
+        /// What was being transferred.
+        what: String,
+        /// How.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The registry is too slow.
+    #[error(
+        "the registry was too slow with {0}: try again later, or raise stall_seconds or lower min_bytes_per_second"
+    )]
+    TooSlow(String),
+    /// A blob is not what it should be, or could not be written.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The image cannot be used.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The runtime is going down.
+    #[error("the pull was abandoned because the program is ending")]
+    Ending,
+}
+
+impl Store {
+    /// Pulls an image, flattens it and names it; blobs that are there are not asked for again.
+    ///
+    /// # Errors
+    /// See [`PullError`]. What was verified by then is kept for the next attempt.
+    pub async fn pull(
+        &self,
+        request: &PullRequest,
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<ImageRecord, PullError> {
+        let reference = reference::parse(&request.reference)?;
+        let wanted = Platform::parse(request.platform.as_deref())?;
+        let arrival = self.begin_arrival();
+        let pull = Pull {
+            store: self,
+            registry: Registry::new(request, reference.clone(), self)?,
+            progress: &progress,
+        };
+        progress(Progress::Step(format!("looking up {}", reference.whole())));
+        let (digest, manifest) = pull.manifest(&reference, &wanted).await?;
+        pull.blobs(&manifest).await?;
+        progress(Progress::Step("flattening".to_owned()));
+        let (store, name) = (self.clone(), reference.whole());
+        let installed = blocking(move || {
+            // Goes on when the caller gives up waiting, and so does the protection from collection.
+            let _arrival = arrival;
+            store.install(&digest, &name, &wanted)
+        })
+        .await?;
+        Ok(installed?)
+    }
+}
+
+/// Runs blocking work on the runtime's threads for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PullError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Ending)
+}
+
+/// A registry, asked with one set of credentials.
+struct Registry {
+    client: Client,
+    auth: RegistryAuth,
+    reference: Reference,
+    patience: Duration,
+}
+
+impl Registry {
+    fn new(request: &PullRequest, reference: Reference, store: &Store) -> Result<Self, PullError> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            if rustls::crypto::ring::default_provider().install_default().is_err() {
+                tracing::debug!("a TLS provider is installed already");
+            }
+        });
+        let patience = Duration::from_secs(store.limits().stall_seconds.max(1));
+        let protocol = if request.plain_http {
+            ClientProtocol::HttpsExcept(vec![reference.resolve_registry().to_owned()])
+        } else {
+            ClientProtocol::Https
+        };
+        let config = ClientConfig {
+            protocol,
+            extra_root_certificates: certificates(request.ca_pem.as_deref())?,
+            read_timeout: Some(patience),
+            connect_timeout: Some(patience.min(Duration::from_secs(20))),
+            user_agent: concat!("hull/", env!("CARGO_PKG_VERSION")),
+            ..ClientConfig::default()
+        };
+        let auth = match &request.credentials {
+            None => RegistryAuth::Anonymous,
+            Some(credentials) if credentials.username == "<token>" => return Err(PullError::IdentityToken),
+            Some(credentials) => {
+                RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone())
+            }
+        };
+        let client = Client::try_from(config).map_err(|source| failed("its certificates", source))?;
+        Ok(Self { client, auth, reference, patience })
+    }
+
+    fn error(&self, what: &str, error: OciDistributionError) -> PullError {
+        let name = self.reference.whole();
+        match &error {
+            OciDistributionError::ImageManifestNotFoundError(_) => PullError::NotFound(name),
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_) => PullError::Unauthorized(name),
+            OciDistributionError::RegistryError { envelope, .. } => {
+                match envelope.errors.first().map(|error| &error.code) {
+                    Some(
+                        OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound,
+                    ) => PullError::NotFound(name),
+                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => PullError::Unauthorized(name),
+                    _ => failed(what, error),
+                }
+            }
+            _ => failed(what, error),
+        }
+    }
+}
+
+fn failed(what: &str, source: OciDistributionError) -> PullError {
+    PullError::Registry { what: what.to_owned(), source: Box::new(source) }
+}
+
+/// The certificates of a PEM file, one by one.
+fn certificates(pem: Option<&str>) -> Result<Vec<Certificate>, PullError> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    let Some(pem) = pem else { return Ok(Vec::new()) };
+    let all: Vec<Certificate> = pem
+        .split(BEGIN)
+        .skip(1)
+        .map(|body| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data: format!("{BEGIN}{body}").into_bytes(),
+        })
+        .collect();
+    if all.is_empty() { Err(PullError::Certificates) } else { Ok(all) }
+}
+
+/// One pull.
+struct Pull<'a, P> {
+    store: &'a Store,
+    registry: Registry,
+    progress: &'a P,
+}
+
+impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
+    /// Finds the manifest for the platform, through an index where there is one, and keeps it.
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        wanted: &Platform,
+    ) -> Result<(Digest, Manifest), PullError> {
+        let limits = self.store.limits();
+        let mut bytes = self.fetch_manifest(reference).await?;
+        let mut document = Document::parse(&bytes, limits)?;
+        if let Document::Index(index) = &document {
+            let chosen = choose(index, wanted)?;
+            bytes = self.fetch_manifest(&reference.clone_with_digest(chosen.digest.to_string())).await?;
+            document = Document::parse(&bytes, limits)?;
+        }
+        let Document::Manifest(manifest) = document else {
+            let why = "an index within an index is not supported: name the image by its digest".to_owned();
+            return Err(ManifestError::Unsupported(why).into());
+        };
+        let blobs = self.store.blobs().clone();
+        let digest = blocking(move || blobs.put(&bytes)).await??;
+        Ok((digest, manifest))
+    }
+
+    async fn fetch_manifest(&self, reference: &Reference) -> Result<Bytes, PullError> {
+        let what = format!("the manifest of {}", reference.whole());
+        let registry = &self.registry;
+        let asked = registry.client.pull_manifest_raw(reference, &registry.auth, &ACCEPTED);
+        let (bytes, _) = timeout(registry.patience, asked)
+            .await
+            .map_err(|_| PullError::TooSlow(what.clone()))?
+            .map_err(|error| registry.error(&what, error))?;
+        let limit = self.store.limits().max_manifest_bytes;
+        if bytes.len() as u64 > limit {
+            return Err(BlobError::TooLarge { what, limit, name: "max_manifest_bytes" }.into());
+        }
+        if let Some(expected) = reference.digest() {
+            let expected = Digest::parse(expected).map_err(ManifestError::Digest)?;
+            let found = Digest::of(&bytes);
+            if found != expected {
+                return Err(BlobError::Digest { expected, found }.into());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Gets all blobs that are not there, each once.
+    async fn blobs(&self, manifest: &Manifest) -> Result<(), PullError> {
+        let mut seen = HashSet::new();
+        let wanted: Vec<&Descriptor> = std::iter::once(&manifest.config)
+            .chain(&manifest.layers)
+            .filter(|blob| seen.insert(&blob.digest))
+            .collect();
+        // Boxed before they are polled: the compiler cannot see that a lazily mapped one can move between threads.
+        let transfers: Vec<BoxFuture<'_, _>> =
+            wanted.into_iter().map(|blob| self.blob(blob).boxed()).collect();
+        futures_util::stream::iter(transfers).buffer_unordered(CONCURRENCY).try_collect().await
+    }
+
+    async fn blob(&self, blob: &Descriptor) -> Result<(), PullError> {
+        if self.store.blobs().has(&blob.digest, blob.size) {
+            self.report(blob, blob.size);
+            return Ok(());
+        }
+        let limits = self.store.limits();
+        let transfer = blob.size / limits.min_bytes_per_second.max(1);
+        let deadline = Duration::from_secs(transfer.saturating_add(300));
+        let what = || format!("blob {}", blob.digest);
+        timeout(deadline, self.download(blob)).await.map_err(|_| PullError::TooSlow(what()))?
+    }
+
+    /// Asks for a blob, from where the last attempt ended, until it is whole.
+    async fn download(&self, blob: &Descriptor) -> Result<(), PullError> {
+        let mut writer = self.store.blobs().begin()?;
+        let mut attempt = 1;
+        loop {
+            let (returned, result) = self.attempt(blob, writer).await?;
+            writer = returned;
+            match result {
+                _ if writer.size() >= blob.size => break,
+                Err(error) if attempt >= ATTEMPTS => return Err(error),
+                Ok(()) if attempt >= ATTEMPTS => break,
+                _ => tokio::time::sleep(Duration::from_millis(500 << attempt)).await,
+            }
+            attempt += 1;
+        }
+        let (digest, size) = (blob.digest.clone(), blob.size);
+        blocking(move || writer.keep_as(&digest, size)).await??;
+        Ok(())
+    }
+
+    /// One request. The writer comes back whatever happens to the connection.
+    async fn attempt(
+        &self,
+        blob: &Descriptor,
+        writer: BlobWriter,
+    ) -> Result<(BlobWriter, Result<(), PullError>), PullError> {
+        let digest = blob.digest.to_string();
+        let what = format!("blob {digest}");
+        let client = &self.registry.client;
+        let asked = async {
+            if writer.size() == 0 {
+                return client
+                    .pull_blob_stream(&self.registry.reference, digest.as_str())
+                    .await
+                    .map(BlobResponse::Full);
+            }
+            client
+                .pull_blob_stream_partial(&self.registry.reference, digest.as_str(), writer.size(), None)
+                .await
+        };
+        let response = timeout(self.registry.patience, asked).await;
+        let (mut stream, writer) = match response {
+            Err(_) => return Ok((writer, Err(PullError::TooSlow(what)))),
+            Ok(Err(error)) => return Ok((writer, Err(self.registry.error(&what, error)))),
+            Ok(Ok(BlobResponse::Partial(stream))) => (stream, writer),
+            Ok(Ok(BlobResponse::Full(stream))) if writer.size() == 0 => (stream, writer),
+            Ok(Ok(BlobResponse::Full(stream))) => (stream, self.store.blobs().begin()?),
+        };
+        let mut done = writer.size();
+        let (sender, receiver) = mpsc::channel(8);
+        let writing = tokio::task::spawn_blocking(move || write_chunks(writer, receiver));
+        let mut reported = done;
+        let mut result = Ok(());
+        while let Some(chunk) = stream.next().await {
+            let chunk: Bytes = match chunk {
+                Ok(chunk) => chunk,
+                Err(source) => {
+                    result = Err(PullError::Connection { what, source });
+                    break;
+                }
+            };
+            done = done.saturating_add(chunk.len() as u64);
+            if done > blob.size {
+                return Err(BlobError::Size { digest, expected: blob.size, found: done }.into());
+            }
+            if sender.send(chunk).await.is_err() {
+                break; // the writer failed, and says how below
+            }
+            if done - reported >= REPORT || done == blob.size {
+                reported = done;
+                self.report(blob, done);
+            }
+        }
+        drop(sender);
+        let writer = writing.await.map_err(|_| PullError::Ending)??;
+        Ok((writer, result))
+    }
+
+    fn report(&self, blob: &Descriptor, done: u64) {
+        (self.progress)(Progress::Blob { digest: blob.digest.to_string(), done, total: blob.size });
+    }
+}
