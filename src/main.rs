@@ -1,15 +1,15 @@
 //! `hull`: runs microVMs.
+#![forbid(unsafe_code)]
 
 mod cli;
+mod client;
+mod session;
+mod stream;
+mod table;
+mod terminal;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::run() {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("hull: {error:#}");
-            ExitCode::from(125)
-        }
-    }
+    cli::run()
 }

@@ -11,10 +11,12 @@ use clap::Args;
 use hull_daemon::launch::{self, Descriptors};
 use hull_daemon::plan;
 use hull_protocol::exit::ExitReason;
-use hull_protocol::plan::{BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, KernelPlan, Slot};
+use hull_protocol::plan::{
+    BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, EntryPlan, KernelPlan, Slot,
+};
 use hull_protocol::units::Bytes;
 
-use super::terminal::Terminal;
+use super::keys::Terminal;
 
 /// Boot a plain VM with its console on this terminal
 #[derive(Debug, Args)]
@@ -34,6 +36,9 @@ pub(crate) struct Boot {
     /// Kernel command line
     #[arg(long, value_name = "TEXT", default_value = "console=ttyS0 panic=-1")]
     cmdline: String,
+    /// How the kernel is entered: auto, linux64 or pvh
+    #[arg(long, value_name = "ENTRY", default_value = "auto")]
+    entry: EntryPlan,
     /// Disk: path=FILE,format=raw[,ro]; may be repeated
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<Disk>,
@@ -85,7 +90,7 @@ impl Boot {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let vmm = launch::vmm_path()?;
         let mut descriptors = Descriptors::default();
-        let mut terminal = Terminal::new()?;
+        let mut terminal = Terminal::default();
         let plan = self.plan(&mut descriptors, terminal.input()?)?;
         let mut child = launch::spawn(&vmm, &plan, descriptors)?;
         terminal.attend(child.id())?;
@@ -111,7 +116,7 @@ impl Boot {
             bail!("{} disks are too many: a microVM has at most {DISKS_MAX}", self.disks.len());
         }
         let cpus = plan::cpus(self.cpus)?;
-        let memory = plan::memory(self.memory, host_memory())?;
+        let memory = plan::memory(self.memory, plan::host_memory())?;
         let kvm = descriptors.add(open_kvm()?);
         let kernel = KernelPlan {
             image: descriptors.add(open(&self.kernel, "kernel")?),
@@ -121,6 +126,7 @@ impl Boot {
                 .map(|path| open(path, "initial RAM disk").map(|file| descriptors.add(file)))
                 .transpose()?,
             cmdline: self.cmdline.clone(),
+            entry: self.entry,
         };
         let disks = self
             .disks
@@ -181,12 +187,6 @@ fn open_kvm() -> Result<File> {
         .write(true)
         .open("/dev/kvm")
         .context("/dev/kvm cannot be opened ('hull doctor' says what to do)")
-}
-
-/// The host's memory.
-fn host_memory() -> Bytes {
-    let info = rustix::system::sysinfo();
-    Bytes(info.totalram.saturating_mul(u64::from(info.mem_unit)))
 }
 
 #[cfg(test)]

@@ -2,25 +2,26 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use hull_daemon::paths::{self, Paths};
+use hull_protocol::units::Bytes;
 use serde::Serialize;
+
+use super::list::{self, Format};
+
+/// Below this, the first images soon fill the disk.
+const SPACE_MIN: Bytes = Bytes::gib(2);
 
 /// Say what this host can run, and what to change
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// How to print
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,26 +57,37 @@ impl Finding {
 impl Doctor {
     /// Prints the findings; status 1 when something keeps microVMs from running.
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let findings = [device(), virtualization(), cgroups(), huge_page_mitigation(), program()];
+        let findings = [
+            device(),
+            virtualization(),
+            cgroups(),
+            huge_page_mitigation(),
+            host_kernel(),
+            program("hull-vmm"),
+            program("hull-agent"),
+            mke2fs(),
+            disk_space(),
+        ];
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
-            Format::Text => findings.iter().for_each(print),
-        }
+            Format::Json => list::print_json(&findings)?,
+            Format::Table => list::print(&findings.iter().map(line).collect::<String>())?,
+        };
         let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
         Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-fn print(finding: &Finding) {
+fn line(finding: &Finding) -> String {
     let mark = match finding.verdict {
         Verdict::Good => "ok  ",
         Verdict::Slow => "slow",
         Verdict::Bad => "BAD ",
     };
-    println!("{mark}  {:<16}{}", finding.name, finding.found);
+    let mut text = format!("{mark}  {:<18}{}\n", finding.name, finding.found);
     if let Some(remedy) = finding.remedy {
-        println!("      {:<16}-> {remedy}", "");
+        text.push_str(&format!("      {:<18}-> {remedy}\n", ""));
     }
+    text
 }
 
 fn device() -> Finding {
@@ -163,11 +175,67 @@ fn huge_page_mitigation() -> Finding {
     }
 }
 
-fn program() -> Finding {
-    match hull_daemon::launch::vmm_path() {
-        Ok(path) => Finding::good("hull-vmm", path.display().to_string()),
-        Err(error) => {
-            Finding::not("hull-vmm", Verdict::Bad, error.to_string(), "install hull and hull-vmm together")
-        }
+fn program(name: &'static str) -> Finding {
+    match paths::program(name) {
+        Ok(path) => Finding::good(name, path.display().to_string()),
+        Err(place) => Finding::not(
+            name,
+            Verdict::Bad,
+            format!("is not at {}", place.display()),
+            "install hull, hull-vmm and hull-agent in one directory, or set HULL_LIBEXEC to where they are",
+        ),
+    }
+}
+
+/// Makes the writable disks.
+fn mke2fs() -> Finding {
+    let name = "mke2fs";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Not in every user's PATH.
+    let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    match places.map(|place| place.join(name)).find(|place| place.is_file()) {
+        Some(found) => Finding::good(name, found.display().to_string()),
+        None => Finding::not(name, Verdict::Bad, "is missing", "apt install e2fsprogs"),
+    }
+}
+
+/// What is booted where no kernel has been imported.
+fn host_kernel() -> Finding {
+    let name = "host kernel";
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let places = [format!("/boot/vmlinuz-{release}"), format!("/lib/modules/{release}/vmlinuz")];
+    let Some(place) = places.iter().find(|place| Path::new(place).exists()) else {
+        return Finding::not(
+            name,
+            Verdict::Slow,
+            format!("{release} is not in /boot"),
+            "import a kernel: hull kernel import --deb FILE",
+        );
+    };
+    match fs::File::open(place) {
+        Ok(_) => Finding::good(name, place.clone()),
+        Err(_) => Finding::not(
+            name,
+            Verdict::Slow,
+            format!("{place} is not yours to read"),
+            "as root: hull kernel import, or chmod a+r that file; or import a .deb with hull kernel import --deb",
+        ),
+    }
+}
+
+fn disk_space() -> Finding {
+    let name = "disk space";
+    let data = Paths::of_user().data;
+    let existing = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
+    let Ok(found) = rustix::fs::statvfs(existing) else {
+        return Finding::good(name, format!("unknown for {}", data.display()));
+    };
+    let free = Bytes(found.f_bavail.saturating_mul(found.f_frsize));
+    let text = format!("{free} free for {}", data.display());
+    if free < SPACE_MIN {
+        let remedy = "make room, or set HULL_DATA_DIR to a directory with more of it";
+        Finding::not(name, Verdict::Slow, text, remedy)
+    } else {
+        Finding::good(name, text)
     }
 }

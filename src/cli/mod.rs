@@ -1,63 +1,163 @@
 //! What the user types: one file for each verb.
+//!
+//! Owner: the main thread. Invariant: standard output holds what was asked for and nothing else; what went wrong
+//! and how far things are is on standard error. Only verbs that speak to a daemon start a runtime.
 
+mod attach;
 mod boot;
+mod container;
+mod create;
 mod doctor;
-mod terminal;
+mod images;
+mod import;
+mod inspect;
+mod kernel;
+mod keys;
+mod kill;
+mod list;
+mod logs;
+mod ps;
+mod pull;
+mod rm;
+mod rmi;
+mod run;
+mod serve;
+mod start;
+mod stop;
+mod transfer;
+mod wait;
 
+use std::future::Future;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-/// Runs microVMs.
+/// The status of a run that Hull itself failed, and of a command line that is not understood, as Docker's.
+const STATUS_HULL: u8 = 125;
+
+/// Runs each container image in a microVM of its own.
 #[derive(Debug, Parser)]
 #[command(name = "hull", version, disable_help_subcommand = true)]
 struct Cli {
+    /// The daemon's socket, such as unix:///run/hull/hull.sock; else HULL_HOST, else your own daemon, which is
+    /// started when it does not run
+    #[arg(short = 'H', long, value_name = "HOST")]
+    host: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Boot a plain VM with its console on this terminal
+    Run(run::Run),
+    Create(create::Create),
+    Start(start::Start),
+    Attach(attach::Attach),
+    Ps(ps::Ps),
+    Logs(logs::Logs),
+    Inspect(inspect::Inspect),
+    Wait(wait::Wait),
+    Stop(stop::Stop),
+    Kill(kill::Kill),
+    Rm(rm::Rm),
+    Images(images::Images),
+    Pull(pull::Pull),
+    Import(import::Import),
+    Rmi(rmi::Rmi),
+    Kernel(kernel::Kernel),
     Boot(boot::Boot),
-    /// Say what this host can run, and what to change
+    Serve(serve::Serve),
     Doctor(doctor::Doctor),
     /// Print the version
     Version,
 }
 
-/// Does what the command line says; returns the process's exit status.
-///
-/// # Errors
-/// When it could not be done.
-pub(crate) fn run() -> Result<ExitCode> {
-    match Cli::parse().verb {
-        Verb::Boot(boot) => boot.run(),
-        Verb::Doctor(doctor) => doctor.run(),
-        Verb::Version => {
-            println!("hull {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::SUCCESS)
+impl Verb {
+    /// The exit status when Hull could not do it.
+    fn failure(&self) -> u8 {
+        match self {
+            Self::Run(_) | Self::Boot(_) => STATUS_HULL,
+            _ => 1,
+        }
+    }
+
+    fn run(self, host: Option<&str>) -> Result<ExitCode> {
+        match self {
+            Self::Boot(boot) => boot.run(),
+            Self::Doctor(doctor) => doctor.run(),
+            Self::Serve(serve) => serve.run(),
+            Self::Version => list::print(&format!("hull {}\n", env!("CARGO_PKG_VERSION"))),
+            Self::Run(verb) => block_on(verb.run(host)),
+            Self::Create(verb) => block_on(verb.run(host)),
+            Self::Start(verb) => block_on(verb.run(host)),
+            Self::Attach(verb) => block_on(verb.run(host)),
+            Self::Ps(verb) => block_on(verb.run(host)),
+            Self::Logs(verb) => block_on(verb.run(host)),
+            Self::Inspect(verb) => block_on(verb.run(host)),
+            Self::Wait(verb) => block_on(verb.run(host)),
+            Self::Stop(verb) => block_on(verb.run(host)),
+            Self::Kill(verb) => block_on(verb.run(host)),
+            Self::Rm(verb) => block_on(verb.run(host)),
+            Self::Images(verb) => block_on(verb.run(host)),
+            Self::Pull(verb) => block_on(verb.run(host)),
+            Self::Import(verb) => block_on(verb.run(host)),
+            Self::Rmi(verb) => block_on(verb.run(host)),
+            Self::Kernel(verb) => block_on(verb.run(host)),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn flags_nobody_knows_are_refused() {
-        assert!(Cli::try_parse_from(["hull", "boot", "--kernel", "k", "--bogus"]).is_err());
-        assert!(Cli::try_parse_from(["hull", "boot", "--kernel", "k", "--cpu", "pentium"]).is_err());
-        assert!(Cli::try_parse_from(["hull", "boot", "--kernel", "k", "--memory", "lots"]).is_err());
-        assert!(Cli::try_parse_from(["hull", "boot"]).is_err());
-    }
+/// Does what the command line says; returns the process's exit status.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _nobody_reads = error.print();
+            return if error.use_stderr() { ExitCode::from(STATUS_HULL) } else { ExitCode::SUCCESS };
+        }
+    };
+    let failure = cli.verb.failure();
+    cli.verb.run(cli.host.as_deref()).unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(failure)
+    })
 }
+
+/// Says on standard error what went wrong, with its causes. Nobody may be there to read it.
+fn complain(error: &anyhow::Error) {
+    use std::io::Write;
+    let _nobody_reads = writeln!(std::io::stderr(), "hull: {error:#}");
+}
+
+/// Runs a verb that speaks to a daemon. Threads that wait for standard input end with the program.
+fn block_on(verb: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("starting the runtime")?;
+    let outcome = runtime.block_on(verb);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Does the same for each name, as far as it goes: says what was done, and which could not be.
+async fn for_each<F: Future<Output = Result<String>>>(
+    names: &[String],
+    mut act: impl FnMut(String) -> F,
+) -> Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
+    for name in names {
+        match act(name.clone()).await {
+            Ok(done) => {
+                list::print(&format!("{done}\n"))?;
+            }
+            Err(error) => {
+                complain(&error);
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests;

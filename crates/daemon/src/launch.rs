@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use hull_protocol::plan::{BootPlan, PLAN_SLOT, Slot};
@@ -40,14 +41,12 @@ impl Descriptors {
     }
 }
 
-/// The VMM program beside this one.
+/// The VMM program that belongs to this one.
 ///
 /// # Errors
 /// When it is not there.
 pub fn vmm_path() -> Result<PathBuf, LaunchError> {
-    let here = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hull"));
-    let path = here.with_file_name("hull-vmm");
-    if path.is_file() { Ok(path) } else { Err(LaunchError::NoProgram(path)) }
+    crate::paths::program("hull-vmm").map_err(LaunchError::NoProgram)
 }
 
 /// Starts a VMM as a child of this process, with this process's standard streams.
@@ -55,6 +54,26 @@ pub fn vmm_path() -> Result<PathBuf, LaunchError> {
 /// # Errors
 /// When it cannot be started.
 pub fn spawn(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Child, LaunchError> {
+    command(vmm, plan, descriptors)?.spawn().map_err(LaunchError::Spawn)
+}
+
+/// Starts a VMM that no signal to this process's group reaches and that outlives it, with its words in `log`.
+/// Needs the runtime, which watches it.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn_apart(
+    vmm: &Path,
+    plan: &BootPlan,
+    descriptors: Descriptors,
+    log: File,
+) -> Result<tokio::process::Child, LaunchError> {
+    let mut command = command(vmm, plan, descriptors)?;
+    command.process_group(0).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    tokio::process::Command::from(command).spawn().map_err(LaunchError::Spawn)
+}
+
+fn command(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Command, LaunchError> {
     let mut mappings =
         vec![FdMapping { parent_fd: seal(plan).map_err(LaunchError::Plan)?, child_fd: PLAN_SLOT.0 }];
     let slots = (PLAN_SLOT.0..).skip(1);
@@ -63,11 +82,8 @@ pub fn spawn(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Ch
     );
     let mut command = Command::new(vmm);
     command.env_clear();
-    command
-        .fd_mappings(mappings)
-        .map_err(|error| LaunchError::Spawn(io::Error::other(error.to_string())))?
-        .spawn()
-        .map_err(LaunchError::Spawn)
+    command.fd_mappings(mappings).map_err(|error| LaunchError::Spawn(io::Error::other(error.to_string())))?;
+    Ok(command)
 }
 
 /// The plan in memory that nobody can change any more.

@@ -1,7 +1,29 @@
-//! Resolving what the user asked for into a boot plan, and starting the VMM that carries it out.
+//! The daemon: what the user asked for, resolved, started, watched and remembered.
 //!
-//! Spawns `hull-vmm` and never links it. Owner: whoever starts a microVM.
+//! | module | what it holds |
+//! |---|---|
+//! | [`api`] | the REST API: thin handlers over the actors and stores |
+//! | [`microvm`] | one actor for each microVM, the only writer of its state |
+//! | [`fleet`] | all of them, by id and name |
+//! | [`state`] | what survives the daemon, in SQLite |
+//! | [`kernel`] | kernel bundles |
+//! | [`plan`], [`launch`], [`disk`] | from a specification to a running `hull-vmm`, which is spawned and never linked |
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod api;
+pub mod clock;
+pub mod disk;
+pub mod fleet;
+pub mod kernel;
 pub mod launch;
+pub mod microvm;
+pub mod paths;
 pub mod plan;
+pub mod serve;
+pub mod state;
+
+/// The credentials that the user's Docker configuration has for an image's registry.
+pub use hull_image::credentials_for;
+/// Packs a directory for an import.
+pub use hull_image::pack_directory;

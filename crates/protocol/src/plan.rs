@@ -112,7 +112,43 @@ pub struct KernelPlan {
     pub initrd: Option<Slot>,
     /// The kernel command line, without a trailing NUL.
     pub cmdline: String,
+    /// How it is entered.
+    #[serde(default)]
+    pub entry: EntryPlan,
 }
+
+/// Which of a kernel's entries is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryPlan {
+    /// The 64-bit entry if the kernel has one, else PVH.
+    #[default]
+    Auto,
+    /// The 64-bit entry of the Linux boot protocol.
+    Linux64,
+    /// The 32-bit entry that the kernel names in a note.
+    Pvh,
+}
+
+impl EntryPlan {
+    /// Every choice with the name users type.
+    pub const NAMES: [(&str, Self); 3] =
+        [("auto", Self::Auto), ("linux64", Self::Linux64), ("pvh", Self::Pvh)];
+}
+
+impl std::str::FromStr for EntryPlan {
+    type Err = UnknownEntry;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Self::NAMES.iter().find(|(name, _)| *name == text);
+        named.map(|(_, entry)| *entry).ok_or_else(|| UnknownEntry(text.to_owned()))
+    }
+}
+
+/// A kernel entry nobody knows.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown kernel entry '{0}': use auto, linux64 or pvh")]
+pub struct UnknownEntry(String);
 
 /// One virtio block device over a raw file or a block device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

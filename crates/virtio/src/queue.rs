@@ -114,8 +114,12 @@ impl Queue {
             Some(ahead) if ahead <= size => {}
             ahead => return Err(Fault::AvailableIndex { ahead: ahead.unwrap_or(u16::MAX), size }),
         }
-        let chain = self.rings.iter(mem).map_err(Fault::Ring)?.next();
-        Ok(chain.map(|chain| chain.head_index()))
+        let next = self.rings.next_avail();
+        let entry = next.checked_rem(size).map_or(0, u64::from).saturating_mul(2).saturating_add(4);
+        let entry = GuestAddress(self.rings.avail_ring().saturating_add(entry));
+        let head: u16 = mem.load(entry, Ordering::Acquire)?;
+        self.rings.set_next_avail(next.wrapping_add(1));
+        Ok(Some(u16::from_le(head)))
     }
 
     /// Asks the driver to kick for the next buffer; true if there is one already.
@@ -172,5 +176,32 @@ impl Queue {
         }
         let flags: u16 = mem.load(GuestAddress(self.rings.avail_ring()), Ordering::Relaxed)?;
         Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+    use super::*;
+    use crate::testing::{Guest, REGION};
+
+    #[test]
+    fn an_available_ring_that_leaves_memory_is_a_fault() {
+        let guest = Guest::new(0, 8);
+        // Flags and index are memory's last four bytes, the entries lie behind it.
+        let end = 2 * REGION;
+        let config = QueueConfig {
+            max_size: 8,
+            size: 8,
+            ready: true,
+            desc_table: 0x1000,
+            avail_ring: end - 4,
+            used_ring: 0x2000,
+        };
+        let mut queue = Queue::new(&config, 0).unwrap();
+        assert!(queue.pop(&guest.mem).unwrap().is_none());
+        guest.write(end - 2, &1_u16.to_le_bytes());
+        assert!(matches!(queue.pop(&guest.mem), Err(Fault::Memory(_))));
     }
 }

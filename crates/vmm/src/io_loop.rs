@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use hull_virtio::device::{Context, Device, Interest, Interrupt, Memory, Ready, TIMER_TOKEN, Watch};
+use hull_virtio::device::{Context, Device, Interrupt, Memory, Ready, TIMER_TOKEN};
 use hull_virtio::fault::Fault;
 use hull_virtio::mmio::Started;
 use hull_virtio::queue::Queue;
@@ -20,6 +20,7 @@ use rustix::event::epoll;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Bus;
+use crate::watch::Watches;
 
 /// What the loop is asked to do.
 enum Command {
@@ -108,7 +109,7 @@ struct Running {
 struct Slot {
     seat: Seat,
     running: Option<Running>,
-    due: Option<Instant>,
+    watches: Watches,
 }
 
 /// The loop, before it runs.
@@ -152,7 +153,8 @@ impl IoLoop {
         }
         // A regular file cannot be watched; it is no console either.
         let input = input.filter(|file| epoll::add(&poll, file, event_data(INPUT, 0, 0), reading).is_ok());
-        let slots = seats.into_iter().map(|seat| Slot { seat, running: None, due: None }).collect();
+        let slots =
+            seats.into_iter().map(|seat| Slot { seat, running: None, watches: Watches::default() }).collect();
         let handle = IoHandle { commands: sender, wake: wake.clone() };
         Ok((
             Self { memory, poll, wake, commands, slots, ready: VecDeque::new(), input, paused: false },
@@ -176,6 +178,9 @@ impl IoLoop {
                 if self.command(command) {
                     return Ok(());
                 }
+            }
+            if self.rest() {
+                return Ok(());
             }
             self.timers();
             // One turn for each notified queue.
@@ -240,6 +245,18 @@ impl IoLoop {
         false
     }
 
+    /// While paused nothing but commands is looked at: neither sources nor timers reach a device, so nothing changes
+    /// in the guest's memory. What happens meanwhile waits in its descriptor. Whether the loop is to end.
+    fn rest(&mut self) -> bool {
+        while self.paused {
+            let Ok(command) = self.commands.recv() else { return true };
+            if self.command(command) {
+                return true;
+            }
+        }
+        false
+    }
+
     fn start(&mut self, slot: usize, started: Started) {
         let Started { device, queues, features } = started;
         if let Some(entry) = self.slots.get_mut(slot) {
@@ -257,7 +274,7 @@ impl IoLoop {
         });
         self.ready.retain(|(of, _)| *of != slot);
         let entry = self.slots.get_mut(slot)?;
-        entry.due = None;
+        entry.watches.clear(&self.poll);
         let mut device = entry.running.take()?.device;
         device.reset();
         Some(device)
@@ -287,16 +304,13 @@ impl IoLoop {
     }
 
     fn serve(&mut self, slot: usize, queue: usize) {
-        if self.paused {
-            return;
-        }
         self.call(slot, |device, ctx| device.on_queue(ctx, queue));
     }
 
     fn timers(&mut self) {
         let now = Instant::now();
         for slot in 0..self.slots.len() {
-            let due = self.slots.get_mut(slot).and_then(|slot| slot.due.take_if(|due| *due <= now));
+            let due = self.slots.get_mut(slot).and_then(|slot| slot.watches.due.take_if(|due| *due <= now));
             if due.is_some() {
                 self.call(slot, |device, ctx| device.on_source(ctx, TIMER_TOKEN, Ready::default()));
             }
@@ -304,10 +318,10 @@ impl IoLoop {
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {
-        if !self.ready.is_empty() && !self.paused {
+        if !self.ready.is_empty() {
             return Some(rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let next = self.slots.iter().filter_map(|slot| slot.due).min()?;
+        let next = self.slots.iter().filter_map(|slot| slot.watches.due).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
@@ -317,11 +331,11 @@ impl IoLoop {
         slot: usize,
         work: impl FnOnce(&mut dyn Device, &mut Context<'_>) -> Result<(), Fault>,
     ) {
-        let Some(Slot { seat, running: Some(running), due }) = self.slots.get_mut(slot) else { return };
+        let Some(Slot { seat, running: Some(running), watches }) = self.slots.get_mut(slot) else { return };
         if running.broken {
             return;
         }
-        let mut watch = Watched { poll: &self.poll, slot, due };
+        let mut watch = watches.lend(&self.poll, |token| event_data(SOURCE, slot, token));
         let mut ctx = Context {
             mem: &self.memory,
             queues: &mut running.queues,
@@ -357,38 +371,6 @@ impl IoLoop {
             }
         }
     }
-}
-
-/// A device's watch list, on the loop's epoll.
-struct Watched<'a> {
-    poll: &'a OwnedFd,
-    slot: usize,
-    due: &'a mut Option<Instant>,
-}
-
-impl Watch for Watched<'_> {
-    fn add(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(self.poll, fd, event_data(SOURCE, self.slot, token), flags(interest))?)
-    }
-
-    fn modify(&mut self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(self.poll, fd, event_data(SOURCE, self.slot, token), flags(interest))?)
-    }
-
-    fn remove(&mut self, fd: BorrowedFd<'_>) {
-        let _not_watched = epoll::delete(self.poll, fd);
-    }
-
-    fn timer(&mut self, after: Duration) {
-        *self.due = Instant::now().checked_add(after);
-    }
-}
-
-fn flags(interest: Interest) -> epoll::EventFlags {
-    let mut flags = epoll::EventFlags::empty();
-    flags.set(epoll::EventFlags::IN, interest.reads());
-    flags.set(epoll::EventFlags::OUT, interest.writes());
-    flags
 }
 
 /// rust-vmm's eventfds only tell their number.

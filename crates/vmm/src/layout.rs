@@ -38,6 +38,8 @@ pub const CMDLINE_MAX: usize = 2048;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The ACPI tables, in the BIOS area.
 pub const ACPI: u64 = 0xe_0000;
+/// Where a processor starts in a PC's BIOS, and where kernels jump to for a restart.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Memory from 1 MiB on.
 pub const HIGH_RAM_START: u64 = MIB;
 /// Where KVM keeps its task state segment, three pages, out of the guest's way.
@@ -50,6 +52,16 @@ pub struct DeviceWindow {
     pub base: u64,
     /// Its pin of the IOAPIC.
     pub gsi: u32,
+}
+
+/// What a range of memory is, numbered as in e820.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MemoryKind {
+    /// The guest's to use.
+    Ram = 1,
+    /// Not the guest's to use.
+    Reserved = 2,
 }
 
 /// The address space of one microVM.
@@ -88,6 +100,17 @@ impl Layout {
         let windows = (DEVICES_START..).step_by(hull_virtio::mmio::WINDOW as usize);
         let devices = windows.zip(pins).take(devices).map(|(base, gsi)| DeviceWindow { base, gsi }).collect();
         Ok(Self { ram, devices })
+    }
+
+    /// What firmware would say of the memory: start, length and kind of each range, ascending.
+    pub fn memory_map(&self) -> Vec<(u64, u64, MemoryKind)> {
+        let mut map = vec![
+            (0, LOW_RAM_END, MemoryKind::Ram),
+            (ACPI, HIGH_RAM_START - ACPI, MemoryKind::Reserved),
+            (HIGH_RAM_START, self.low_end() - HIGH_RAM_START, MemoryKind::Ram),
+        ];
+        map.extend(self.ram.iter().skip(1).map(|(start, length)| (*start, *length, MemoryKind::Ram)));
+        map
     }
 
     /// The first address after the RAM below the devices.

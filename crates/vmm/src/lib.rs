@@ -17,6 +17,7 @@ pub mod memory;
 mod platform;
 mod serial;
 mod vcpu;
+mod watch;
 
 use std::process::ExitCode;
 

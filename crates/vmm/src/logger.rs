@@ -8,10 +8,12 @@ use log::{LevelFilter, Log, Metadata, Record};
 /// Lines that are written in one [`WINDOW`]; the rest is counted.
 const LINES_MAX: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
+/// Lines that are written in a VM's whole life.
+const ALL_LINES_MAX: u32 = 10_000;
 
-struct Logger(Mutex<Option<(Instant, u32)>>);
+struct Logger(Mutex<Budget>);
 
-static LOGGER: Logger = Logger(Mutex::new(None));
+static LOGGER: Logger = Logger(Mutex::new(Budget { window: None, lines: 0, all_lines: 0 }));
 
 /// Makes this the process's logger.
 pub(crate) fn install() {
@@ -20,19 +22,27 @@ pub(crate) fn install() {
     }
 }
 
-impl Logger {
-    /// Whether the next line may be written, and how many were not since the last one.
-    fn admit(&self) -> Option<u32> {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = Instant::now();
-        let (since, lines) = state.get_or_insert((now, 0));
+/// What may still be written.
+struct Budget {
+    window: Option<Instant>,
+    lines: u32,
+    all_lines: u32,
+}
+
+impl Budget {
+    /// Whether a line may be written now, and how many were not since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u32> {
         let mut dropped = 0;
-        if now.duration_since(*since) >= WINDOW {
-            dropped = lines.saturating_sub(LINES_MAX);
-            (*since, *lines) = (now, 0);
+        if self.window.is_none_or(|since| now.duration_since(since) >= WINDOW) {
+            dropped = self.lines.saturating_sub(LINES_MAX);
+            (self.window, self.lines) = (Some(now), 0);
         }
-        *lines = lines.saturating_add(1);
-        (*lines <= LINES_MAX).then_some(dropped)
+        self.lines = self.lines.saturating_add(1);
+        if self.lines > LINES_MAX || self.all_lines >= ALL_LINES_MAX {
+            return None;
+        }
+        self.all_lines += 1;
+        Some(dropped)
     }
 }
 
@@ -45,7 +55,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        if let Some(dropped) = self.admit() {
+        let mut budget = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(dropped) = budget.admit(Instant::now()) {
             if dropped > 0 {
                 eprintln!("hull-vmm: {dropped} lines left out");
             }
@@ -54,4 +65,20 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded_by_the_second_and_in_all() {
+        let start = Instant::now();
+        let mut budget = Budget { window: None, lines: 0, all_lines: 0 };
+        let admitted = (0..100).filter(|_| budget.admit(start).is_some()).count();
+        assert_eq!(admitted, 20);
+        assert_eq!(budget.admit(start + WINDOW), Some(80));
+        let all = (0..10_000).flat_map(|second| (0..30).map(move |_| start + WINDOW * (second + 2)));
+        assert_eq!(21 + all.filter(|now| budget.admit(*now).is_some()).count(), 10_000);
+    }
 }

@@ -3,6 +3,7 @@
 //! Owner: the main thread. Invariant: the order of [`Machine::pause`] is the only order: vCPUs park, then the
 //! devices drain; [`Machine::resume`] goes the other way.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -26,7 +27,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::{cpuid, registers};
-use crate::boot::{acpi, linux};
+use crate::boot::{Entry, acpi, firmware, linux};
 use crate::bus::Bus;
 use crate::gate::Gate;
 use crate::inherit::{InheritError, Slots};
@@ -114,11 +115,19 @@ impl Machine {
         let devices = devices(plan, slots)?;
         let layout = Layout::of(plan.memory, devices.len())?;
         let memory = memory::allocate(&layout)?;
-        // 2. The VM, with its interrupt controllers.
-        let (kvm, vm) = create_vm(plan, slots)?;
+        // 2. What the guest starts with, and meanwhile the VM with its interrupt controllers: most of the time that
+        //    KVM takes for a VM it waits, and most of the time that the kernel takes is a copy.
+        let kvm = slots.take(plan.kvm)?;
+        let (created, loaded) = thread::scope(|scope| {
+            let loader = scope.spawn(|| load(plan, slots, &layout, &memory));
+            // On this thread: KVM names a VM's statistics after it.
+            (create_vm(kvm), loader.join())
+        });
+        let (kvm, vm) = created?;
+        // A panic ends the process before it could be seen here.
+        let entry = loaded.map_err(|_| host_refused("load the kernel")(io::ErrorKind::Other.into()))??;
+        // 3. The memory becomes the VM's.
         memory::register(&vm, &memory)?;
-        // 3. What the guest starts with.
-        let entry = load(plan, slots, &layout, &memory)?;
         // 4. Devices: a seat in the event loop and a transport on the bus for each.
         let output = plan.console.output.map(|slot| slots.stream(slot)).transpose()?;
         let input = plan.console.input.map(|slot| slots.stream(slot)).transpose()?;
@@ -284,9 +293,8 @@ fn devices(plan: &BootPlan, slots: &mut Slots) -> Result<Vec<Box<dyn Device>>, B
 }
 
 #[expect(unsafe_code, reason = "a KVM handle is made from an inherited descriptor")]
-fn create_vm(plan: &BootPlan, slots: &mut Slots) -> Result<(Kvm, VmFd), BuildError> {
+fn create_vm(file: File) -> Result<(Kvm, VmFd), BuildError> {
     use std::os::fd::{FromRawFd, IntoRawFd};
-    let file = slots.take(plan.kvm)?;
     // SAFETY: the descriptor is open and owned by `file`, which gives it up here.
     let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
     if kvm.get_api_version() != 12 {
@@ -321,11 +329,18 @@ fn route_interrupts(vm: &VmFd) -> Result<(), BuildError> {
     vm.set_gsi_routing(&routing).map_err(kvm_refused("connect the interrupts"))
 }
 
-fn load(plan: &BootPlan, slots: &mut Slots, layout: &Layout, memory: &Memory) -> Result<u64, BuildError> {
+fn load(plan: &BootPlan, slots: &mut Slots, layout: &Layout, memory: &Memory) -> Result<Entry, BuildError> {
     let kernel = slots.take(plan.kernel.image)?;
     let initrd = plan.kernel.initrd.map(|slot: Slot| slots.take(slot)).transpose()?;
-    let entry = linux::load(memory, layout, &kernel, initrd.as_ref(), &plan.kernel.cmdline)?;
+    let kernel = linux::Kernel {
+        image: &kernel,
+        initrd: initrd.as_ref(),
+        cmdline: &plan.kernel.cmdline,
+        entry: plan.kernel.entry,
+    };
+    let entry = linux::load(memory, layout, kernel)?;
     acpi::write(memory, layout, plan.cpus)?;
+    firmware::write(memory)?;
     registers::write_tables(memory)?;
     Ok(entry)
 }
@@ -390,7 +405,7 @@ fn connect(
     Ok((seats, transports))
 }
 
-fn create_vcpus(plan: &BootPlan, kvm: &Kvm, vm: &VmFd, entry: u64) -> Result<Vec<Vcpu>, BuildError> {
+fn create_vcpus(plan: &BootPlan, kvm: &Kvm, vm: &VmFd, entry: Entry) -> Result<Vec<Vcpu>, BuildError> {
     let model = cpuid::model(kvm, plan.cpu)?;
     (0..plan.cpus)
         .map(|index| {

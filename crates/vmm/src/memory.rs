@@ -10,16 +10,20 @@ use std::io::{self, Seek, SeekFrom};
 use hull_virtio::device::Memory;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 use crate::layout::Layout;
+
+/// A large page of x86-64.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Why guest memory could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The host gave no address space.
     #[error("the host has no room for the guest's memory: ask for less with --memory")]
-    Map(#[source] vm_memory::mmap::FromRangesError),
+    Map(#[source] io::Error),
     /// KVM refused a region.
     #[error("KVM refused the guest's memory")]
     Slot(#[source] kvm_ioctls::Error),
@@ -31,14 +35,46 @@ pub enum MemoryError {
     TooSmall(&'static str),
 }
 
-/// Maps the guest's RAM. Nothing is touched: pages come when the guest uses them.
+/// Maps the guest's RAM, until the process ends. Nothing is touched: pages come when the guest uses them.
 ///
 /// # Errors
 /// When the host has no room.
 pub fn allocate(layout: &Layout) -> Result<Memory, MemoryError> {
-    let ranges: Vec<(GuestAddress, usize)> =
-        layout.ram.iter().map(|(start, length)| (GuestAddress(*start), *length as usize)).collect();
-    Memory::from_ranges(&ranges).map_err(MemoryError::Map)
+    let no_room = |error| MemoryError::Map(io::Error::other(error));
+    let regions = layout
+        .ram
+        .iter()
+        .map(|(start, length)| {
+            let length = usize::try_from(*length).map_err(|_| MemoryError::TooSmall("the address space"))?;
+            let at = map_aligned(length).map_err(|error| MemoryError::Map(error.into()))?;
+            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            // SAFETY: the range was just mapped so, for this region alone, and is never unmapped.
+            let mapping = unsafe { MmapRegion::build_raw(at, length, prot, flags) }
+                .map_err(|error| no_room(error.to_string()))?;
+            GuestRegionMmap::new(mapping, GuestAddress(*start))
+                .ok_or(MemoryError::TooSmall("the address space"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Memory::from_regions(regions).map_err(|error| no_room(error.to_string()))
+}
+
+/// Maps anonymous memory at a multiple of the large page's size, so that a large page of the guest can be one of
+/// the host's: the guest's start then costs some hundred page faults, not tens of thousands. What is left
+/// of the reserve around it stays inaccessible.
+fn map_aligned(length: usize) -> rustix::io::Result<*mut u8> {
+    let reserve = length.checked_add(LARGE_PAGE).ok_or(rustix::io::Errno::NOMEM)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: new mappings at a place of the kernel's choice, the second inside the first, which nobody uses; the
+    // advice changes no content.
+    unsafe {
+        let start = rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserve, ProtFlags::empty(), flags)?;
+        let at = start.add(start.align_offset(LARGE_PAGE));
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        rustix::mm::mmap_anonymous(at, length, access, flags | MapFlags::FIXED)?;
+        // A kernel without large pages refuses, and goes on with small ones.
+        let _small_pages = rustix::mm::madvise(at, length, Advice::LinuxHugepage);
+        Ok(at.cast())
+    }
 }
 
 /// Gives the guest's RAM to KVM.
@@ -60,7 +96,8 @@ pub fn register(vm: &VmFd, memory: &Memory) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Reads `length` bytes of a file, from `offset` on, straight to a guest address.
+/// Reads `length` bytes of a file, from `offset` on, straight to a guest address whose memory is still zero. What
+/// the file does not store, its holes, is not read: it is zero too.
 ///
 /// # Errors
 /// When they do not fit into RAM, or the file cannot be read.
@@ -72,12 +109,48 @@ pub fn place_file(
     what: &'static str,
 ) -> Result<(), MemoryError> {
     let size = usize::try_from(length).map_err(|_| MemoryError::TooSmall(what))?;
+    let end = offset.checked_add(length).ok_or(MemoryError::TooSmall(what))?;
     if !memory.check_range(GuestAddress(at), size) {
         return Err(MemoryError::TooSmall(what));
     }
     let mut file = file.try_clone().map_err(MemoryError::File)?;
-    file.seek(SeekFrom::Start(offset)).map_err(MemoryError::File)?;
-    memory
-        .read_exact_volatile_from(GuestAddress(at), &mut file, size)
-        .map_err(|error| MemoryError::File(io::Error::other(error)))
+    let mut next = offset;
+    while let Some((start, stop)) = data(&file, next, end).map_err(MemoryError::File)? {
+        file.seek(SeekFrom::Start(start)).map_err(MemoryError::File)?;
+        let to = GuestAddress(at + (start - offset));
+        let count = usize::try_from(stop - start).map_err(|_| MemoryError::TooSmall(what))?;
+        memory
+            .read_exact_volatile_from(to, &mut file, count)
+            .map_err(|error| MemoryError::File(io::Error::other(error)))?;
+        next = stop;
+    }
+    Ok(())
 }
+
+/// The next part of a file that is stored, between two offsets; none when the rest is a hole. A file system that
+/// does not tell has no holes.
+fn data(file: &File, from: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+    use rustix::fs::SeekFrom::{Data, Hole};
+    use rustix::io::Errno;
+    if from >= end {
+        return Ok(None);
+    }
+    let start = match rustix::fs::seek(file, Data(from)) {
+        Ok(start) => start,
+        // There is no more data: the file ends in a hole, or is shorter than was thought.
+        Err(Errno::NXIO) => {
+            return if end <= file.metadata()?.len() { Ok(None) } else { Ok(Some((from, end))) };
+        }
+        Err(Errno::INVAL) => return Ok(Some((from, end))),
+        Err(error) => return Err(error.into()),
+    };
+    if start >= end {
+        return Ok(None);
+    }
+    let stop = rustix::fs::seek(file, Hole(start))?.min(end);
+    // A file that shrinks meanwhile ends where it should not: the read says so.
+    Ok(Some((start, if stop > start { stop } else { end })))
+}
+
+#[cfg(test)]
+mod tests;

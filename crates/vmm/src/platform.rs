@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use hull_protocol::exit::ExitReason;
 
-use crate::boot::acpi::SLEEP_TYPE_OFF;
+use crate::boot::acpi::{RESET_VALUE, SLEEP_TYPE_OFF};
 use crate::bus::Effect;
 
 /// pvpanic, as QEMU defines it.
@@ -52,7 +52,7 @@ impl Platform {
     /// The guest writes a port.
     pub fn write(&self, port: u16, value: u8) -> Effect {
         match (port, value) {
-            (I8042_COMMAND, I8042_RESET) | (RESET_PORT, 1) => Effect::End(ExitReason::Reset),
+            (I8042_COMMAND, I8042_RESET) | (RESET_PORT, RESET_VALUE) => Effect::End(ExitReason::Reset),
             (SLEEP_CONTROL_PORT, _) if value & SLEEP_ENABLE != 0 && value >> 2 & 7 == SLEEP_TYPE_OFF => {
                 Effect::End(ExitReason::PowerOff)
             }

@@ -17,6 +17,10 @@ use vmm_sys_util::eventfd::EventFd;
 const COM1: u16 = 0x3f8;
 /// The most output kept for a slow reader, in bytes.
 const BUFFER_MAX: usize = 64 << 10;
+/// How long the start of a line waits for its rest, so that a line is one write and not one for each byte.
+const LINE_WAIT: Duration = Duration::from_millis(5);
+/// So much is written without waiting for the end of its line.
+const LINE_MAX: usize = 256;
 /// How long the end of a VM waits for the reader to take what is left.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
@@ -81,6 +85,13 @@ struct Pending {
     done: bool,
 }
 
+impl Pending {
+    /// Whether nothing is gained by waiting for more: a line is complete, or long enough, or the last.
+    fn whole(&self) -> bool {
+        self.closed || self.bytes.len() >= LINE_MAX || self.bytes.back() == Some(&b'\n')
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     pending: Mutex<Pending>,
@@ -100,6 +111,7 @@ impl Write for ConsoleWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut pending = self.0.lock();
         let idle = pending.bytes.is_empty();
+        let whole = pending.whole();
         for byte in data {
             if pending.bytes.len() == BUFFER_MAX {
                 pending.bytes.pop_front();
@@ -107,7 +119,7 @@ impl Write for ConsoleWriter {
             }
             pending.bytes.push_back(*byte);
         }
-        if idle {
+        if idle || (!whole && pending.whole()) {
             self.0.changed.notify_all();
         }
         Ok(data.len())
@@ -175,6 +187,10 @@ fn print(shared: &Shared, mut output: Option<File>, limit: u64) {
             shared.changed.notify_all();
             return;
         }
+        (pending, _) = shared
+            .changed
+            .wait_timeout_while(pending, LINE_WAIT, |pending| !pending.whole())
+            .unwrap_or_else(PoisonError::into_inner);
         let mut chunk: Vec<u8> = pending.bytes.drain(..).collect();
         drop(pending);
         chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));

@@ -1,11 +1,13 @@
 //! What a guest's processors say of themselves (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
 //!
 //! Host passthrough is what KVM supports on this host, with the leaves corrected that describe where a processor
-//! sits. The named baselines then clear every feature above their level.
+//! sits. The named baselines ([`baseline`]) then show no feature above their level.
 
 use hull_protocol::plan::CpuModel;
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
+
+use crate::arch::baseline;
 
 /// Why a processor model cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,75 +28,22 @@ pub enum CpuidError {
     TooLong,
 }
 
-/// Where a feature bit is: leaf, register (0 eax to 3 edx), bit; with its name and the level that needs it.
-type Feature = (u32, usize, u32, &'static str, u8);
-
-const ECX: usize = 2;
-const EBX: usize = 1;
-
-/// The features that the x86-64 psABI's levels 2 to 4 add to the first.
-const FEATURES: [Feature; 22] = [
-    (1, ECX, 0, "sse3", 2),
-    (1, ECX, 9, "ssse3", 2),
-    (1, ECX, 13, "cx16", 2),
-    (1, ECX, 19, "sse4_1", 2),
-    (1, ECX, 20, "sse4_2", 2),
-    (1, ECX, 23, "popcnt", 2),
-    (0x8000_0001, ECX, 0, "lahf_lm", 2),
-    (1, ECX, 12, "fma", 3),
-    (1, ECX, 22, "movbe", 3),
-    (1, ECX, 26, "xsave", 3),
-    (1, ECX, 28, "avx", 3),
-    (1, ECX, 29, "f16c", 3),
-    (7, EBX, 3, "bmi1", 3),
-    (7, EBX, 5, "avx2", 3),
-    (7, EBX, 8, "bmi2", 3),
-    (0x8000_0001, ECX, 5, "abm", 3),
-    (7, EBX, 16, "avx512f", 4),
-    (7, EBX, 17, "avx512dq", 4),
-    (7, EBX, 28, "avx512cd", 4),
-    (7, EBX, 30, "avx512bw", 4),
-    (7, EBX, 31, "avx512vl", 4),
-    (1, ECX, 27, "osxsave", 9),
-];
-
-/// Vector extensions beyond the levels, which a baseline does not show: leaf 7's ebx, ecx and edx, subleaf 1.
-const BEYOND_EBX: u32 = 1 << 21 | 1 << 26 | 1 << 27 | 1 << 29;
-const BEYOND_ECX: u32 = 1 << 1 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14;
-const BEYOND_EDX: u32 = 1 << 2 | 1 << 3 | 1 << 8 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25;
-
 /// The processor model as all processors of a VM share it.
 ///
 /// # Errors
 /// When the host lacks what the model needs.
 pub fn model(kvm: &Kvm, model: CpuModel) -> Result<CpuId, CpuidError> {
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CpuidError::Kvm)?;
-    let mut cpuid = name(cpuid)?;
+    let cpuid = name(cpuid)?;
     let level = match model {
         CpuModel::Host => return Ok(cpuid),
         CpuModel::V2 => 2,
         CpuModel::V3 => 3,
         CpuModel::V4 => 4,
     };
-    for (leaf, register, bit, feature, needed_by) in FEATURES {
-        let there = entries(&mut cpuid, leaf).any(|entry| *word(entry, register) >> bit & 1 == 1);
-        if needed_by <= level && !there {
-            return Err(CpuidError::Lacks { feature, model: model.name() });
-        }
-        if needed_by > level && needed_by < 9 {
-            entries(&mut cpuid, leaf).for_each(|entry| *word(entry, register) &= !(1 << bit));
-        }
-    }
-    for entry in entries(&mut cpuid, 7) {
-        if entry.index == 0 {
-            entry.ebx &= !BEYOND_EBX;
-            entry.ecx &= !BEYOND_ECX;
-            entry.edx &= !BEYOND_EDX;
-        } else {
-            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
-        }
-    }
-    Ok(cpuid)
+    let mut table = cpuid.as_slice().to_vec();
+    baseline::limit(&mut table, level, model.name())?;
+    CpuId::from_entries(&table).map_err(|_| CpuidError::TooLong)
 }
 
 /// Adds the host processor's name, which KVM leaves out.
@@ -164,17 +113,4 @@ fn topology(cpuid: CpuId, id: u32, count: u32, id_bits: u32) -> Result<CpuId, Cp
         }
     }
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooLong)
-}
-
-fn entries(cpuid: &mut CpuId, leaf: u32) -> impl Iterator<Item = &mut kvm_cpuid_entry2> {
-    cpuid.as_mut_slice().iter_mut().filter(move |entry| entry.function == leaf)
-}
-
-fn word(entry: &mut kvm_cpuid_entry2, register: usize) -> &mut u32 {
-    match register {
-        0 => &mut entry.eax,
-        1 => &mut entry.ebx,
-        2 => &mut entry.ecx,
-        _ => &mut entry.edx,
-    }
 }

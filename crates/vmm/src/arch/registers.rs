@@ -1,11 +1,13 @@
-//! A virtual processor's registers at its first instruction: long mode, flat segments, identity-mapped first
-//! GiB, as the Linux 64-bit boot protocol demands (Intel SDM volume 3, chapters 2, 3 and 11).
+//! A virtual processor's registers at its first instruction: flat segments and long mode with an identity-mapped first
+//! GiB, as the Linux 64-bit boot protocol demands, or 32-bit mode without paging, as PVH does (Intel SDM volume 3,
+//! chapters 2, 3 and 11).
 
 use hull_virtio::device::Memory;
 use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::Entry;
 use crate::layout;
 
 /// Why a processor cannot be set up.
@@ -30,9 +32,12 @@ pub enum RegisterError {
 
 const CODE: u64 = 0x00af_9b00_0000_ffff;
 const DATA: u64 = 0x00cf_9300_0000_ffff;
+/// 32-bit code.
+const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
 const TASK: u64 = 0x008f_8b00_0000_ffff;
 
 const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
@@ -50,24 +55,25 @@ const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 /// When guest memory is too small.
 pub fn write_tables(memory: &Memory) -> Result<(), RegisterError> {
     // The boot protocol's __BOOT_CS is 0x10 and its __BOOT_DS 0x18.
-    for (index, entry) in (0u64..).zip([0, 0, CODE, DATA, TASK]) {
+    for (index, entry) in (0u64..).zip([0, 0, CODE, DATA, TASK, CODE_32]) {
         memory.write_obj(entry, GuestAddress(layout::GDT + 8 * index))?;
     }
     let (level4, level3, level2) =
         (layout::PAGE_TABLES, layout::PAGE_TABLES + 0x1000, layout::PAGE_TABLES + 0x2000);
     memory.write_obj(level3 | 3, GuestAddress(level4))?;
     memory.write_obj(level2 | 3, GuestAddress(level3))?;
-    for page in 0..512u64 {
-        memory.write_obj(page << 21 | 0x83, GuestAddress(level2 + 8 * page))?;
+    let mut pages = [0; 4096];
+    for (entry, page) in pages.chunks_exact_mut(8).zip(0u64..) {
+        entry.copy_from_slice(&(page << 21 | 0x83).to_le_bytes());
     }
-    Ok(())
+    Ok(memory.write_slice(&pages, GuestAddress(level2))?)
 }
 
 /// Sets up a processor: the first one to start at `entry`, the others to wait for their start-up interrupt.
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn set_up(vcpu: &VcpuFd, index: u8, entry: u64) -> Result<(), RegisterError> {
+pub fn set_up(vcpu: &VcpuFd, index: u8, entry: Entry) -> Result<(), RegisterError> {
     let refused = |what| move |source| RegisterError::Kvm { what, source };
     let entry_of = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let msrs = Msrs::from_entries(&[
@@ -82,29 +88,45 @@ pub fn set_up(vcpu: &VcpuFd, index: u8, entry: u64) -> Result<(), RegisterError>
     }
     let fpu = kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() };
     vcpu.set_fpu(&fpu).map_err(refused("floating point state"))?;
-    let regs = kvm_regs {
-        rip: entry,
-        rsi: layout::ZERO_PAGE,
-        rsp: layout::BOOT_STACK,
-        rbp: layout::BOOT_STACK,
-        rflags: 2,
-        ..Default::default()
-    };
-    vcpu.set_regs(&regs).map_err(refused("general registers"))?;
+    vcpu.set_regs(&general(entry)).map_err(refused("general registers"))?;
     let mut special = vcpu.get_sregs().map_err(refused("special registers"))?;
     special.gdt.base = layout::GDT;
-    special.gdt.limit = 8 * 5 - 1;
+    special.gdt.limit = 8 * 6 - 1;
     special.idt.limit = 0;
-    special.cs = segment(CODE, 0x10);
     for data in [&mut special.ds, &mut special.es, &mut special.fs, &mut special.gs, &mut special.ss] {
         *data = segment(DATA, 0x18);
     }
     special.tr = segment(TASK, 0x20);
-    special.cr0 |= CR0_PE | CR0_PG;
-    special.cr3 = layout::PAGE_TABLES;
-    special.cr4 |= CR4_PAE;
-    special.efer |= EFER_LME | EFER_LMA;
+    match entry {
+        Entry::Linux64(_) => {
+            special.cs = segment(CODE, 0x10);
+            special.cr0 |= CR0_PE | CR0_PG;
+            special.cr3 = layout::PAGE_TABLES;
+            special.cr4 |= CR4_PAE;
+            special.efer |= EFER_LME | EFER_LMA;
+        }
+        Entry::Pvh(_) => {
+            special.cs = segment(CODE_32, 0x28);
+            (special.cr0, special.cr4, special.efer) = (CR0_PE | CR0_ET, 0, 0);
+        }
+    }
     vcpu.set_sregs(&special).map_err(refused("special registers"))
+}
+
+/// The general registers, with the pointer that the entry expects.
+fn general(entry: Entry) -> kvm_regs {
+    let rflags = 2;
+    match entry {
+        Entry::Linux64(rip) => kvm_regs {
+            rip,
+            rsi: layout::ZERO_PAGE,
+            rsp: layout::BOOT_STACK,
+            rbp: layout::BOOT_STACK,
+            rflags,
+            ..Default::default()
+        },
+        Entry::Pvh(rip) => kvm_regs { rip: rip.into(), rbx: layout::ZERO_PAGE, rflags, ..Default::default() },
+    }
 }
 
 /// The local APIC's two lines: LINT0 takes the legacy controller's interrupts, LINT1 non-maskable ones.

@@ -27,14 +27,16 @@ const IOAPIC: u32 = 0xfec0_0000;
 const LOCAL_APIC: u32 = 0xfee0_0000;
 /// The sleep type that `_S5` names and the sleep control register is written with.
 pub const SLEEP_TYPE_OFF: u8 = 5;
+/// What the reset register is written with.
+pub const RESET_VALUE: u8 = 1;
 
 /// Writes all tables to their place.
 ///
 /// # Errors
-/// When they do not fit below 1 MiB.
+/// When they do not fit below the reset vector.
 pub fn write(memory: &Memory, layout: &Layout, cpus: u8) -> Result<(), MemoryError> {
     let image = image(layout, cpus);
-    if layout::ACPI + image.len() as u64 > layout::HIGH_RAM_START {
+    if layout::ACPI + image.len() as u64 > layout::RESET_VECTOR {
         return Err(MemoryError::TooSmall("the ACPI tables"));
     }
     memory
@@ -84,7 +86,7 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.reset_reg = port(RESET_PORT);
-    fadt.reset_value = 1;
+    fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(SLEEP_CONTROL_PORT);
     fadt.sleep_status_reg = port(SLEEP_STATUS_PORT);
     // IA-PC boot architecture: no VGA, no MSI, no PCIe ASPM, no CMOS clock; and no 8042, by its bit being clear.

@@ -1,4 +1,5 @@
-//! An ELF kernel's segments, read to the addresses it names (ELF-64 object file format).
+//! An ELF kernel's segments, read to the addresses it names, and where it can be entered (ELF object file format;
+//! for 32-bit files too, which have the PVH entry only).
 //!
 //! Invariant: a header is believed only as far as the file and guest memory reach.
 
@@ -11,11 +12,16 @@ use hull_virtio::device::Memory;
 use crate::layout;
 use crate::memory::{self, MemoryError};
 
+mod notes;
+
 const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
 const PROGRAM_HEADERS_MAX: u16 = 64;
 const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+const I386: u16 = 3;
 const X86_64: u16 = 62;
+/// The most notes that are searched, in bytes.
+const NOTES_MAX: u64 = 64 << 10;
 
 /// Why a file is not a kernel that can be started.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +30,7 @@ pub enum ElfError {
     #[error("the kernel file cannot be read")]
     Read(#[from] io::Error),
     /// It is ELF, but not a kernel for this machine.
-    #[error("the kernel is not a 64-bit x86 ELF file: give a vmlinux or bzImage for x86-64")]
+    #[error("the kernel is not an x86 ELF file: give a vmlinux or bzImage for x86-64")]
     Foreign,
     /// Its headers contradict themselves.
     #[error("the kernel's ELF headers are damaged: {0}")]
@@ -37,19 +43,62 @@ pub enum ElfError {
 /// Where a loaded kernel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Its first instruction, for the 64-bit entry.
-    pub entry: u64,
+    /// Its first instruction in long mode, if it has such an entry.
+    pub linux64: Option<u64>,
+    /// Its first instruction in 32-bit mode without paging, if it has the PVH note.
+    pub pvh: Option<u32>,
     /// The first address after it.
     pub end: u64,
 }
 
-/// One loadable segment.
+/// Where a class of files has its fields: 32-bit or 64-bit.
+struct Class {
+    wide: bool,
+    program_header: usize,
+}
+
+impl Class {
+    fn of(header: &[u8]) -> Result<Self, ElfError> {
+        let machine = u16_at(header, 18);
+        match header.get(4..6) {
+            Some([2, 1]) if machine == X86_64 => Ok(Self { wide: true, program_header: 56 }),
+            Some([1, 1]) if machine == I386 || machine == X86_64 => {
+                Ok(Self { wide: false, program_header: 32 })
+            }
+            _ => Err(ElfError::Foreign),
+        }
+    }
+
+    /// A field as wide as the class, by its place in either.
+    fn word(&self, raw: &[u8], narrow: usize, wide: usize) -> u64 {
+        if self.wide { u64_at(raw, wide) } else { u64::from(u32_at(raw, narrow)) }
+    }
+
+    fn half(&self, raw: &[u8], narrow: usize, wide: usize) -> u16 {
+        u16_at(raw, if self.wide { wide } else { narrow })
+    }
+
+    fn segment(&self, raw: &[u8]) -> Segment {
+        Segment {
+            kind: u32_at(raw, 0),
+            offset: self.word(raw, 4, 8),
+            address: self.word(raw, 12, 24),
+            in_file: self.word(raw, 16, 32),
+            in_memory: self.word(raw, 20, 40),
+            align: self.word(raw, 28, 48),
+        }
+    }
+}
+
+/// One segment.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
+    kind: u32,
     offset: u64,
     address: u64,
     in_file: u64,
     in_memory: u64,
+    align: u64,
 }
 
 /// Whether a file starts as ELF files do.
@@ -64,29 +113,44 @@ pub fn is_elf(start: &[u8]) -> bool {
 pub fn load(memory: &Memory, file: &File) -> Result<Loaded, ElfError> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0)?;
-    if !is_elf(&header) || header.get(4..6) != Some(&[2, 1]) || u16_at(&header, 18) != X86_64 {
+    if !is_elf(&header) {
         return Err(ElfError::Foreign);
     }
-    let (entry, table) = (u64_at(&header, 24), u64_at(&header, 32));
-    let (size, count) = (u16_at(&header, 54), u16_at(&header, 56));
-    if usize::from(size) != PROGRAM_HEADER || count == 0 || count > PROGRAM_HEADERS_MAX {
-        return Err(ElfError::Damaged("no usable program headers"));
-    }
-    let mut raw = vec![0; PROGRAM_HEADER * usize::from(count)];
-    file.read_exact_at(&mut raw, table)?;
+    let class = Class::of(&header)?;
     let length = file.metadata()?.len();
-    let mut end = 0;
-    for segment in raw.chunks_exact(PROGRAM_HEADER).filter(|raw| u32_at(raw, 0) == LOAD).map(segment) {
-        end = end.max(place(memory, file, length, segment)?);
+    let (mut end, mut pvh) = (0, None);
+    for segment in segments(file, &header, &class)? {
+        match segment.kind {
+            LOAD => end = end.max(place(memory, file, length, segment)?),
+            NOTE => pvh = pvh.or(pvh_entry(file, segment)?),
+            _ => {}
+        }
     }
-    if entry < layout::HIGH_RAM_START || entry >= end {
+    let inside = |entry: u64| (layout::HIGH_RAM_START..end).contains(&entry);
+    let pvh = pvh.filter(|entry| inside(u64::from(*entry)));
+    let entry = class.word(&header, 24, 24);
+    // A file whose one entry is PVH's may name it in its header too: that is no entry for long mode.
+    let linux64 =
+        Some(entry).filter(|entry| class.wide && inside(*entry) && pvh.map(u64::from) != Some(*entry));
+    if linux64.is_none() && pvh.is_none() {
         return Err(ElfError::Damaged("the entry point is outside the kernel"));
     }
-    Ok(Loaded { entry, end })
+    Ok(Loaded { linux64, pvh, end })
+}
+
+fn segments(file: &File, header: &[u8], class: &Class) -> Result<Vec<Segment>, ElfError> {
+    let table = class.word(header, 28, 32);
+    let (size, count) = (class.half(header, 42, 54), class.half(header, 44, 56));
+    if usize::from(size) != class.program_header || count == 0 || count > PROGRAM_HEADERS_MAX {
+        return Err(ElfError::Damaged("no usable program headers"));
+    }
+    let mut raw = vec![0; class.program_header * usize::from(count)];
+    file.read_exact_at(&mut raw, table)?;
+    Ok(raw.chunks_exact(class.program_header).map(|raw| class.segment(raw)).collect())
 }
 
 fn place(memory: &Memory, file: &File, length: u64, segment: Segment) -> Result<u64, ElfError> {
-    let Segment { offset, address, in_file, in_memory } = segment;
+    let Segment { offset, address, in_file, in_memory, .. } = segment;
     if offset.checked_add(in_file).is_none_or(|end| end > length) {
         return Err(ElfError::Damaged("a segment reaches past the end of the file"));
     }
@@ -102,13 +166,11 @@ fn place(memory: &Memory, file: &File, length: u64, segment: Segment) -> Result<
     Ok(end)
 }
 
-fn segment(raw: &[u8]) -> Segment {
-    Segment {
-        offset: u64_at(raw, 8),
-        address: u64_at(raw, 24),
-        in_file: u64_at(raw, 32),
-        in_memory: u64_at(raw, 40),
-    }
+/// The PVH entry that a segment of notes names.
+fn pvh_entry(file: &File, segment: Segment) -> Result<Option<u32>, ElfError> {
+    let mut raw = vec![0; usize::try_from(segment.in_file.min(NOTES_MAX)).unwrap_or(0)];
+    file.read_exact_at(&mut raw, segment.offset)?;
+    Ok(notes::pvh_entry(&raw, if segment.align == 8 { 8 } else { 4 }))
 }
 
 fn bytes<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {

@@ -1,16 +1,18 @@
-//! The Linux boot protocol: which kernel it is, where its parts go, and the boot parameters that say so
-//! (Documentation/arch/x86/boot.rst, 64-bit entry; struct boot_params).
+//! Loading a kernel: which it is, where its parts go, which entry it gets, and the Linux boot parameters that say so
+//! (Documentation/arch/x86/boot.rst, 64-bit entry; struct boot_params). The other protocol is [`pvh`]'s.
 
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
+use hull_protocol::plan::EntryPlan;
 use hull_virtio::device::Memory;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::elf::{self, ElfError, Loaded};
+use crate::boot::{Entry, pvh};
 use crate::layout::{self, Layout};
 use crate::memory::{self, MemoryError};
 
@@ -18,8 +20,6 @@ use crate::memory::{self, MemoryError};
 const BZIMAGE_BASE: u64 = 0x100_0000;
 /// The 64-bit entry, from the start of a bzImage's kernel.
 const ENTRY_64: u64 = 0x200;
-const E820_RAM: u32 = 1;
-const E820_RESERVED: u32 = 2;
 
 /// Why a guest cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum LoadError {
     /// The bzImage has no 64-bit entry.
     #[error("the bzImage has no 64-bit entry: give a kernel for x86-64")]
     No64BitEntry,
+    /// The kernel cannot be entered as asked.
+    #[error("the kernel has no {0} entry: leave the choice to --entry auto, or give another kernel")]
+    NoSuchEntry(&'static str),
     /// Something does not fit.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -50,25 +53,54 @@ pub enum LoadError {
     CmdlineNul,
 }
 
-/// Loads a kernel and writes its boot parameters; returns the address of its first instruction.
+/// What a guest starts with, as files and text.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a> {
+    /// An ELF file or a bzImage.
+    pub image: &'a File,
+    /// The initial RAM disk.
+    pub initrd: Option<&'a File>,
+    /// The command line.
+    pub cmdline: &'a str,
+    /// Which entry it is to have.
+    pub entry: EntryPlan,
+}
+
+/// Loads a kernel and writes what its entry expects; returns where and how it starts.
 ///
 /// # Errors
 /// When the kernel is none, or something does not fit.
-pub fn load(
+pub fn load(memory: &Memory, layout: &Layout, kernel: Kernel<'_>) -> Result<Entry, LoadError> {
+    let mut params = boot_params::default();
+    let loaded = load_kernel(memory, kernel.image, &mut params)?;
+    let entry = choose(&loaded, kernel.entry)?;
+    let initrd = kernel.initrd.map(|initrd| place_initrd(memory, layout, initrd, loaded.end)).transpose()?;
+    write_cmdline(memory, kernel.cmdline)?;
+    match entry {
+        Entry::Linux64(_) => write_params(memory, layout, params, initrd)?,
+        Entry::Pvh(_) => pvh::write(memory, layout, initrd)?,
+    }
+    Ok(entry)
+}
+
+/// The 64-bit entry is preferred: it is the shorter way in, a kernel's 32-bit code only leads to it.
+fn choose(loaded: &Loaded, asked: EntryPlan) -> Result<Entry, LoadError> {
+    let linux64 = loaded.linux64.map(Entry::Linux64);
+    let pvh = loaded.pvh.map(Entry::Pvh);
+    match asked {
+        EntryPlan::Auto => linux64.or(pvh).ok_or(LoadError::NoSuchEntry("usable")),
+        EntryPlan::Linux64 => linux64.ok_or(LoadError::NoSuchEntry("64-bit")),
+        EntryPlan::Pvh => pvh.ok_or(LoadError::NoSuchEntry("PVH")),
+    }
+}
+
+fn write_params(
     memory: &Memory,
     layout: &Layout,
-    kernel: &File,
-    initrd: Option<&File>,
-    cmdline: &str,
-) -> Result<u64, LoadError> {
-    let mut params = boot_params::default();
-    let loaded = load_kernel(memory, kernel, &mut params)?;
-    if let Some(initrd) = initrd {
-        let (at, length) = place_initrd(memory, layout, initrd, loaded.end)?;
-        params.hdr.ramdisk_image = at;
-        params.hdr.ramdisk_size = length;
-    }
-    write_cmdline(memory, cmdline)?;
+    mut params: boot_params,
+    initrd: Option<(u32, u32)>,
+) -> Result<(), MemoryError> {
+    (params.hdr.ramdisk_image, params.hdr.ramdisk_size) = initrd.unwrap_or_default();
     params.hdr.type_of_loader = 0xff;
     params.hdr.boot_flag = 0xaa55;
     params.hdr.header = 0x5372_6448;
@@ -79,8 +111,7 @@ pub fn load(
     fill_e820(layout, &mut params);
     memory
         .write_obj(params, GuestAddress(layout::ZERO_PAGE))
-        .map_err(|_| MemoryError::TooSmall("the boot parameters"))?;
-    Ok(loaded.entry)
+        .map_err(|_| MemoryError::TooSmall("the boot parameters"))
 }
 
 fn load_kernel(memory: &Memory, kernel: &File, params: &mut boot_params) -> Result<Loaded, LoadError> {
@@ -103,7 +134,7 @@ fn load_kernel(memory: &Memory, kernel: &File, params: &mut boot_params) -> Resu
     params.hdr = header;
     // The kernel unpacks itself in place: keep everything else off the room it needs for that.
     let end = BZIMAGE_BASE.saturating_add(u64::from(header.init_size)).max(loaded.kernel_end);
-    Ok(Loaded { entry: BZIMAGE_BASE + ENTRY_64, end })
+    Ok(Loaded { linux64: Some(BZIMAGE_BASE + ENTRY_64), pvh: None, end })
 }
 
 /// Puts the initial RAM disk as high below the devices as it goes; returns address and length.
@@ -140,14 +171,31 @@ fn write_cmdline(memory: &Memory, cmdline: &str) -> Result<(), LoadError> {
 }
 
 fn fill_e820(layout: &Layout, params: &mut boot_params) {
-    let mut map = vec![
-        (0, layout::LOW_RAM_END, E820_RAM),
-        (layout::ACPI, layout::HIGH_RAM_START - layout::ACPI, E820_RESERVED),
-        (layout::HIGH_RAM_START, layout.low_end() - layout::HIGH_RAM_START, E820_RAM),
-    ];
-    map.extend(layout.ram.iter().skip(1).map(|(start, length)| (*start, *length, E820_RAM)));
+    let map = layout.memory_map();
     for (to, (addr, size, kind)) in params.e820_table.iter_mut().zip(&map) {
-        *to = boot_e820_entry { addr: *addr, size: *size, r#type: *kind };
+        *to = boot_e820_entry { addr: *addr, size: *size, r#type: *kind as u32 };
     }
     params.e820_entries = u8::try_from(map.len()).unwrap_or(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_64_bit_entry_is_taken_unless_it_is_missing_or_pvh_is_asked_for() {
+        let loaded = |linux64, pvh| Loaded { linux64, pvh, end: 0 };
+        let (both, only64, only_pvh) =
+            (loaded(Some(1), Some(2)), loaded(Some(1), None), loaded(None, Some(2)));
+        for (kernel, asked, entry) in [
+            (both, EntryPlan::Auto, Some(Entry::Linux64(1))),
+            (both, EntryPlan::Pvh, Some(Entry::Pvh(2))),
+            (only64, EntryPlan::Auto, Some(Entry::Linux64(1))),
+            (only64, EntryPlan::Pvh, None),
+            (only_pvh, EntryPlan::Auto, Some(Entry::Pvh(2))),
+            (only_pvh, EntryPlan::Linux64, None),
+        ] {
+            assert_eq!(choose(&kernel, asked).ok(), entry, "{kernel:?} {asked:?}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ fn a_segment_is_read_and_what_follows_it_is_zero() {
         let memory = memory();
         let content: Vec<u8> = (0..5000u32).map(|n| (n % 255) as u8).collect();
         let loaded = load(&memory, &elf(&content, offset, 9000)).unwrap();
-        assert_eq!(loaded, Loaded { entry: 0x20_0000, end: 0x20_0000 + 9000 });
+        assert_eq!(loaded, Loaded { linux64: Some(0x20_0000), pvh: None, end: 0x20_0000 + 9000 });
         let mut got = vec![1; 9000];
         memory.read_slice(&mut got, GuestAddress(0x20_0000)).unwrap();
         assert_eq!(&got[..5000], content);
@@ -53,6 +53,38 @@ fn kernels_that_do_not_fit_or_are_damaged_are_refused() {
     assert!(matches!(load(&memory, &file), Err(ElfError::Read(_))));
     file.write_all_at(&[0x7f; 200], 0).unwrap();
     assert!(matches!(load(&memory, &file), Err(ElfError::Foreign)));
+}
+
+/// A 32-bit file with one segment at 2 MiB and the PVH note for `entry`, which is its header's entry as well.
+fn elf_32(entry: u32) -> File {
+    let mut raw = vec![0u8; 8192];
+    let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x01\x01");
+    put(18, &3u16.to_le_bytes());
+    put(24, &entry.to_le_bytes());
+    put(28, &52u32.to_le_bytes());
+    put(42, &32u16.to_le_bytes());
+    put(44, &2u16.to_le_bytes());
+    for (header, words) in
+        [(52, [1, 4096, 0, 0x20_0000, 100, 4096, 7, 4]), (84, [4, 4096, 0, 0x20_0000, 20, 20, 4, 4u32])]
+    {
+        for (at, word) in (header..).step_by(4).zip(words) {
+            put(at, &word.to_le_bytes());
+        }
+    }
+    for (at, word) in (4096..).step_by(4).zip([4, 4, 18, u32::from_le_bytes(*b"Xen\0"), entry]) {
+        put(at, &word.to_le_bytes());
+    }
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&raw, 0).unwrap();
+    file
+}
+
+#[test]
+fn a_32_bit_kernel_has_the_pvh_entry_only() {
+    let loaded = load(&memory(), &elf_32(0x20_0010)).unwrap();
+    assert_eq!(loaded, Loaded { linux64: None, pvh: Some(0x20_0010), end: 0x20_1000 });
+    assert!(matches!(load(&memory(), &elf_32(0x30_0000)), Err(ElfError::Damaged(_))));
 }
 
 proptest! {

@@ -1,37 +1,31 @@
-//! The user's terminal as a VM's console: raw while the VM runs, as it was before afterwards.
+//! Keys typed at `hull boot`: the VM's, but for Ctrl-A x, which ends it.
+//!
+//! Owner: one `hull boot`; keys are passed on by a thread that ends with the program. Invariant: the guest reads
+//! what was typed, byte by byte, without what was for hull.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::terminal::Raw;
 
 /// Ctrl-A: the next key is for hull.
 const ESCAPE: u8 = 1;
 
 /// The terminal on standard input, if there is one.
+#[derive(Default)]
 pub(crate) struct Terminal {
-    before: Option<Termios>,
+    _raw: Option<Raw>,
     keys: Option<File>,
 }
 
 impl Terminal {
-    /// Remembers how the terminal is.
-    pub(crate) fn new() -> Result<Self> {
-        let stdin = io::stdin();
-        let before = if stdin.is_terminal() {
-            Some(tcgetattr(&stdin).context("reading the terminal's mode")?)
-        } else {
-            None
-        };
-        Ok(Self { before, keys: None })
-    }
-
     /// What the VM reads instead of the terminal, so that hull sees the keys first. None without a terminal: the
     /// VM then reads standard input itself.
     pub(crate) fn input(&mut self) -> Result<Option<File>> {
-        if self.before.is_none() {
+        if !io::stdin().is_terminal() {
             return Ok(None);
         }
         let (read, write) =
@@ -42,22 +36,12 @@ impl Terminal {
 
     /// Makes the terminal raw and passes keys on until the process ends; Ctrl-A x kills the VM.
     pub(crate) fn attend(&mut self, vmm: u32) -> Result<()> {
-        let (Some(before), Some(keys)) = (&self.before, self.keys.take()) else { return Ok(()) };
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Flush, &raw).context("making the terminal raw")?;
+        let Some(keys) = self.keys.take() else { return Ok(()) };
+        self._raw = Raw::enter()?;
         let pid = i32::try_from(vmm).ok().and_then(Pid::from_raw).context("hull-vmm has no process id")?;
-        // Ends with the process: it only ever waits for a key.
+        // Ends with the program: it only ever waits for a key.
         std::thread::spawn(move || pass_keys(keys, pid));
         Ok(())
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _terminal_has_gone = tcsetattr(io::stdin(), OptionalActions::Flush, before);
-        }
     }
 }
 

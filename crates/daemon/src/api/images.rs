@@ -1,0 +1,92 @@
+//! `/v1/images`.
+
+use std::convert::Infallible;
+use std::io;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use hull_image::{ImageRecord, ImportKind};
+use hull_protocol::api::{Image, Progress, PullRequest};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::kernels::blocking;
+use super::problem::ApiError;
+use super::{Api, Remove, body, query};
+
+/// How many lines of progress wait for the client; what comes while they do is left out.
+const LINES: usize = 64;
+
+pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Image>> {
+    Json(api.fleet.host().images.list().iter().map(Image::from).collect())
+}
+
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<ImageRecord>, ApiError> {
+    Ok(Json(api.fleet.host().images.resolve(&name)?))
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, ApiError> {
+    let Remove { force } = query(&uri)?;
+    let used = api.fleet.images_in_use(force);
+    blocking(move || api.fleet.host().images.remove(&name, |digest| used.contains(&digest.to_string())))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Response, ApiError> {
+    let request: PullRequest = body(&bytes)?;
+    let (lines, progress) = mpsc::channel(LINES);
+    let pull = tokio::spawn(async move {
+        let shown = lines.clone();
+        // A client that is slow to read misses steps on the way, never the last line.
+        let report = move |step| drop(shown.try_send(step));
+        let last = match api.fleet.host().images.pull(&request, report).await {
+            Ok(image) => Progress::Done(Box::new(Image::from(&image))),
+            Err(error) => Progress::Failed(ApiError::from(error).into_problem()),
+        };
+        let _left = lines.send(last).await;
+    });
+    // A client that goes away ends its pull.
+    Ok(ndjson(progress, AbortOnDropHandle::new(pull)))
+}
+
+fn ndjson(lines: mpsc::Receiver<Progress>, work: AbortOnDropHandle<()>) -> Response {
+    let lines = futures_util::stream::unfold((lines, work), async |(mut lines, work)| {
+        let mut line = serde_json::to_vec(&lines.recv().await?).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), (lines, work)))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(Box::pin(lines))).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Import {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Option<ImportKind>,
+}
+
+/// Answers once the whole body has been read: the client knows what it has sent.
+pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, ApiError> {
+    let Import { name, kind } = query(&uri)?;
+    let stream = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let image = api.fleet.host().images.import(stream, &name, kind, |_step| {}).await?;
+    let mut line = serde_json::to_vec(&Progress::Done(Box::new(Image::from(&image)))).unwrap_or_default();
+    line.push(b'\n');
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], line).into_response())
+}

@@ -1,0 +1,64 @@
+//! `/v1/kernels`.
+
+use std::io::Read;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use futures_util::TryStreamExt;
+use hull_protocol::api::Kernel;
+use serde::Deserialize;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::problem::ApiError;
+use super::{Api, query};
+use crate::kernel::{ImportOptions, ImportSource};
+
+/// Runs blocking work on the stores.
+pub(super) async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(error) => Err(ApiError::internal(&error)),
+    }
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Kernel>>, ApiError> {
+    Ok(Json(blocking(move || api.fleet.host().kernels.list()).await?))
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Source {
+    Deb,
+    Tar,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Import {
+    kind: Source,
+    name: Option<String>,
+    #[serde(default)]
+    default: bool,
+}
+
+pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Json<Kernel>, ApiError> {
+    let Import { kind, name, default } = query(&uri)?;
+    let stream = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let stream: Box<dyn Read + Send> = Box::new(SyncIoBridge::new(stream));
+    let source = match kind {
+        Source::Deb => ImportSource::Deb(stream),
+        Source::Tar => ImportSource::Tar(stream),
+    };
+    let options = ImportOptions { name, default };
+    Ok(Json(blocking(move || api.fleet.host().kernels.import(source, options)).await?))
+}
+
+pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+    let in_use = api.fleet.uses_kernel(&name);
+    blocking(move || api.fleet.host().kernels.remove(&name, in_use)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,109 @@
+//! The REST API, version 1: thin handlers over the fleet and the stores.
+//!
+//! Owner: the daemon's HTTP server; every handler runs on the runtime. Invariants: what a request sends is bounded
+//! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
+
+mod images;
+mod kernels;
+mod microvms;
+pub mod problem;
+mod streams;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::Uri;
+use axum::routing::{get, post};
+use hull_protocol::api::System;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use self::problem::ApiError;
+use crate::fleet::Fleet;
+
+/// The largest JSON body, in bytes.
+const BODY_MAX: usize = 2 << 20;
+
+/// What every handler gets.
+#[derive(Clone)]
+pub struct Api {
+    /// The microVMs.
+    pub fleet: Arc<Fleet>,
+    /// Whether the daemon leaves when nobody needs it.
+    pub on_demand: bool,
+}
+
+/// The routes.
+pub fn router(api: Api) -> Router {
+    let microvm = Router::new()
+        .route("/", get(microvms::inspect).delete(microvms::remove))
+        .route("/start", post(microvms::start))
+        .route("/stop", post(microvms::stop))
+        .route("/kill", post(microvms::kill))
+        .route("/resize", post(microvms::resize))
+        .route("/wait", get(microvms::wait))
+        .route("/attach", post(streams::attach))
+        .route("/logs", get(streams::logs));
+    let images = Router::new()
+        .route("/", get(images::list))
+        .route("/pull", post(images::pull))
+        .route("/import", post(images::import).layer(DefaultBodyLimit::disable()))
+        .route("/{name}", get(images::inspect).delete(images::remove));
+    let kernels = Router::new()
+        .route("/", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
+        .route("/{name}", axum::routing::delete(kernels::remove));
+    Router::new()
+        .route("/v1/microvms", get(microvms::list).post(microvms::create))
+        .nest("/v1/microvms/{id}", microvm)
+        .nest("/v1/images", images)
+        .nest("/v1/kernels", kernels)
+        .route("/v1/system", get(system))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(api)
+}
+
+async fn system(State(api): State<Api>) -> axum::Json<System> {
+    axum::Json(System {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        on_demand: api.on_demand,
+        data_dir: api.fleet.host().paths.data.display().to_string(),
+    })
+}
+
+async fn nowhere(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is nothing at {}: the API is under /v1/", uri.path()))
+}
+
+async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        405,
+        "method-not-allowed",
+        "Method not allowed",
+        format!("{method} does not work on {}", uri.path()),
+    )
+}
+
+/// The query of a removal.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    /// Even if it runs, or if microVMs that do not run need it.
+    #[serde(default)]
+    force: bool,
+}
+
+/// A JSON body, or why it is none: the field and the place are named.
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::invalid(format!("the request's body: {error}")))
+}
+
+/// The part after `?`; unknown names are refused.
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    axum::extract::Query::try_from_uri(uri)
+        .map(|axum::extract::Query(query)| query)
+        .map_err(|error| ApiError::invalid(format!("the request's query: {}", error.body_text())))
+}

@@ -1,0 +1,364 @@
+//! One run of a microVM: from the start of its VMM to the end of it.
+//!
+//! A task of its own, watched by the actor. Invariant: whatever happens, when it returns the VMM has ended and its
+//! sockets are gone.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use hull_protocol::agent::{
+    AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Setup, StreamKind,
+    WindowSize,
+};
+use hull_protocol::api::ExitStatus;
+use hull_protocol::exit::ExitReason;
+use hull_protocol::stream::{Kind, PAYLOAD_MAX};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::agent::{Agent, connect_stream};
+use super::output::{Input, Output};
+use super::vmm::{Files, StartError, Vmm};
+use crate::fleet::Host;
+use crate::plan::Resolved;
+
+/// How long a guest may take to its agent. Emulated hosts are slow; a guest that hangs is told from its console.
+const BOOT_WAIT: Duration = Duration::from_secs(180);
+/// How long an orderly power-off may take.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
+/// How long a guest whose connection broke may take to be seen as dead.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
+/// How long a killed process may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(20);
+
+/// What a run can be told while it runs.
+#[derive(Debug)]
+pub(super) enum Order {
+    Signal(i32, oneshot::Sender<Result<(), AgentError>>),
+    Resize(WindowSize),
+    /// The stop signal, and how long until it is killed.
+    Stop(Duration),
+}
+
+/// What a run tells.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The VMM runs, with this process id.
+    Started(Option<u32>),
+    /// The process runs, on this kernel.
+    Running(String),
+}
+
+/// What is to be run.
+pub(super) struct Run {
+    pub(super) host: Arc<Host>,
+    pub(super) id: String,
+    pub(super) image: String,
+    pub(super) kernel: Option<String>,
+    pub(super) resolved: Resolved,
+    pub(super) output: Arc<Output>,
+    /// A VMM that runs already, under an earlier daemon.
+    pub(super) adopted: Option<Vmm>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// Ends it at once.
+    pub(super) kill: Arc<Notify>,
+    pub(super) told: mpsc::Sender<Told>,
+}
+
+/// Why a container did not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("the guest did not answer within {BOOT_WAIT:?}; its console says: {0}")]
+    Silent(String),
+    #[error("the connection to the guest failed")]
+    Io(#[from] std::io::Error),
+    #[error("{reason}; it said last: {words}", reason = describe(*.reason))]
+    VmmEnded { reason: Option<ExitReason>, words: String },
+    #[error("killed")]
+    Killed,
+}
+
+fn describe(reason: Option<ExitReason>) -> String {
+    reason.map_or_else(|| "its VMM ended without a reason".to_owned(), |reason| reason.to_string())
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}
+
+impl Run {
+    /// Runs it to its end; how it ended, and whether that was its own process's end.
+    pub(super) async fn run(mut self) -> (ExitStatus, bool) {
+        let files = Files::new(&self.host, &self.id);
+        let vmm = match self.adopted.take() {
+            Some(vmm) => Ok(vmm),
+            None => self.start().await,
+        };
+        let ended = match vmm {
+            Ok(mut vmm) => {
+                let ended = self.attend(&mut vmm).await;
+                if let Err(error) = &ended {
+                    tracing::warn!("microVM {}: {}", self.id, chain(error));
+                    vmm.kill().await;
+                }
+                ended
+            }
+            Err(error) => Err(error.into()),
+        };
+        files.forget_sockets();
+        match ended {
+            Ok((exit, reason)) => {
+                (ExitStatus { status: exit.status, error: None, reason, oom_killed: exit.oom_killed }, true)
+            }
+            Err(error) => (failure(&error), matches!(error, RunError::Killed)),
+        }
+    }
+
+    async fn start(&self) -> Result<Vmm, StartError> {
+        let (host, id, image) = (self.host.clone(), self.id.clone(), self.image.clone());
+        let (kernel, resolved) = (self.kernel.clone(), self.resolved.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let started = tokio::task::spawn_blocking(move || {
+            let _watching_needs_it = runtime.enter();
+            Vmm::start(&host, &id, &image, kernel.as_deref(), &resolved)
+        });
+        let vmm = started.await.unwrap_or_else(|error| {
+            Err(StartError::Io("the microVM".into(), std::io::Error::other(error.to_string())))
+        })?;
+        self.tell(Told::Started(vmm.pid())).await;
+        Ok(vmm)
+    }
+
+    async fn tell(&self, told: Told) {
+        let _the_actor_has_gone = self.told.send(told).await;
+    }
+
+    /// Attends to a VMM until both its process and it have ended.
+    async fn attend(&mut self, vmm: &mut Vmm) -> Result<(ProcessExit, Option<ExitReason>), RunError> {
+        let (kill, files) = (self.kill.clone(), vmm.files().clone());
+        let outcome = tokio::select! {
+            outcome = self.converse(&files) => outcome,
+            reason = vmm.ended() => Err(RunError::VmmEnded { reason, words: files.last_words() }),
+            () = kill.notified() => Err(RunError::Killed),
+        };
+        let outcome = match outcome {
+            // A guest that dies takes its agent's connection along: why it died says more.
+            Err(RunError::Io(error)) => match tokio::time::timeout(LAST_WORDS_WAIT, vmm.ended()).await {
+                Ok(reason) => Err(RunError::VmmEnded { reason, words: files.last_words() }),
+                Err(_) => Err(error.into()),
+            },
+            outcome => outcome,
+        };
+        let (exit, mut agent) = outcome?;
+        let _its_end_is_the_answer = agent.ask(Command::Shutdown { grace_ms: 0 }).await;
+        let reason = tokio::select! {
+            reason = tokio::time::timeout(SHUTDOWN_WAIT, vmm.ended()) => reason.ok(),
+            () = kill.notified() => None,
+        };
+        if reason.is_none() {
+            // The process has ended and its output is whole: only the guest's own farewell is missing.
+            vmm.kill().await;
+        }
+        Ok((exit, reason.flatten()))
+    }
+
+    /// Speaks with the guest's agent until the process has ended and its output is out.
+    async fn converse(&mut self, files: &Files) -> Result<(ProcessExit, Agent), RunError> {
+        let connected = tokio::time::timeout(BOOT_WAIT, Agent::connect(&files.vsock())).await;
+        let mut agent = connected.map_err(|_| RunError::Silent(files.last_words()))??;
+        let process = self.resolved.process.clone();
+        let known = agent.ready.processes.iter().find(|known| known.id == process.id).cloned();
+        let pumps = match known {
+            // It ended while no daemon was there, its output taken by the last one.
+            Some(ProcessState { exit: Some(exit), .. }) => return Ok((exit, agent)),
+            Some(_) => self.connect(files, &process).await?,
+            None => self.begin(&mut agent, files, &process).await?,
+        };
+        self.tell(Told::Running(agent.ready.kernel.clone())).await;
+        let exit = self.follow(&mut agent, &process.id).await?;
+        self.drain(pumps).await;
+        Ok((exit, agent))
+    }
+
+    /// Sets the guest up and starts its process.
+    async fn begin(
+        &self,
+        agent: &mut Agent,
+        files: &Files,
+        process: &ProcessSpec,
+    ) -> Result<JoinSet<()>, RunError> {
+        agent.request(Command::Setup(Box::new(self.setup()))).await?;
+        let started = agent.ask(Command::Start(Box::new(process.clone()))).await;
+        let pumps = self.connect(files, process).await?;
+        match started.await {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Ok(pumps),
+        }
+    }
+
+    /// Waits until every byte of output is out; not for ever when it is told to stop meanwhile, because a client
+    /// that does not read, or a guest that lies, could keep it.
+    async fn drain(&mut self, mut pumps: JoinSet<()>) {
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                ended = pumps.join_next() => if ended.is_none() { return },
+                Some(order) = self.orders.recv() => match order {
+                    Order::Stop(grace) => deadline = Some(tokio::time::Instant::now() + grace),
+                    Order::Signal(_, done) => drop(done.send(Ok(()))),
+                    Order::Resize(_) => {}
+                },
+                () = at(deadline) => return,
+            }
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Setup {
+            time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            hostname: self.resolved.hostname.clone(),
+            read_only: self.resolved.read_only,
+            data_disk: true,
+            hosts: Vec::new(),
+            resolv_conf: Vec::new(),
+        }
+    }
+
+    /// Connects the process's streams; returns the tasks that end with its output.
+    async fn connect(&self, files: &Files, process: &ProcessSpec) -> Result<JoinSet<()>, RunError> {
+        let vsock = files.vsock();
+        let connect = async |kind| connect_stream(&vsock, &process.id, kind).await;
+        let mut outward = JoinSet::new();
+        if process.terminal.is_some() {
+            let (source, sink) = connect(StreamKind::Terminal).await?.into_split();
+            outward.spawn(carry_out(source, Kind::Stdout, self.output.clone()));
+            tokio::spawn(carry_in(self.output.take_input(), sink));
+            return Ok(outward);
+        }
+        if process.stdin {
+            let (source, sink) = connect(StreamKind::Stdin).await?.into_split();
+            let input = self.output.take_input();
+            tokio::spawn(async move {
+                carry_in(input, sink).await;
+                drop(source);
+            });
+        }
+        for (kind, shown) in [(StreamKind::Stdout, Kind::Stdout), (StreamKind::Stderr, Kind::Stderr)] {
+            let (source, sink) = connect(kind).await?.into_split();
+            let output = self.output.clone();
+            outward.spawn(async move {
+                carry_out(source, shown, output).await;
+                drop(sink);
+            });
+        }
+        Ok(outward)
+    }
+
+    /// Obeys orders until the process has ended.
+    async fn follow(&mut self, agent: &mut Agent, process: &str) -> Result<ProcessExit, RunError> {
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                event = agent.events.recv() => match event {
+                    Some(Event::Exited { process: ended, exit }) if ended == process => return Ok(exit),
+                    Some(Event::Exited { .. }) => {}
+                    None => {
+                        let error = std::io::Error::other("the guest's agent closed its connection");
+                        return Err(error.into());
+                    }
+                },
+                Some(order) = self.orders.recv() => {
+                    if let Some(grace) = obey(agent, process, self.resolved.stop_signal, order).await {
+                        deadline = Some(tokio::time::Instant::now() + grace);
+                    }
+                }
+                () = at(deadline) => {
+                    let kill = Command::Signal { process: process.to_owned(), signal: 9, group: false };
+                    let _its_exit_is_the_answer = agent.ask(kill).await;
+                    deadline = None;
+                    let kill = self.kill.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(KILL_WAIT).await;
+                        kill.notify_one();
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Sleeps until then; for ever when there is no such time.
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Obeys one order; returns how long a stop may take from here on.
+async fn obey(agent: &mut Agent, process: &str, stop_signal: i32, order: Order) -> Option<Duration> {
+    let process = process.to_owned();
+    match order {
+        Order::Signal(signal, done) => {
+            let answer = agent.ask(Command::Signal { process, signal, group: false }).await;
+            tokio::spawn(async move {
+                let _nobody_waits = done.send(answer.await.unwrap_or(Ok(())));
+            });
+            None
+        }
+        Order::Resize(size) => {
+            let _best_effort = agent.ask(Command::Resize { process, size }).await;
+            None
+        }
+        Order::Stop(grace) => {
+            let _its_exit_is_the_answer =
+                agent.ask(Command::Signal { process, signal: stop_signal, group: false }).await;
+            Some(grace)
+        }
+    }
+}
+
+async fn carry_out(mut source: OwnedReadHalf, kind: Kind, output: Arc<Output>) {
+    let mut chunk = vec![0; PAYLOAD_MAX];
+    while let Ok(length @ 1..) = source.read(&mut chunk).await {
+        output.publish(kind, Bytes::copy_from_slice(chunk.get(..length).unwrap_or_default())).await;
+    }
+}
+
+async fn carry_in(mut input: mpsc::Receiver<Input>, mut sink: OwnedWriteHalf) {
+    while let Some(Input::Bytes(bytes)) = input.recv().await {
+        if sink.write_all(&bytes).await.is_err() {
+            // The process has closed its input; what is still sent is dropped, as a shell's pipe would.
+            break;
+        }
+    }
+    let _gone_already = sink.shutdown().await;
+    while input.recv().await.is_some() {}
+}
+
+/// How a failure looks to whoever waits: Docker's statuses.
+fn failure(error: &RunError) -> ExitStatus {
+    let (status, reason) = match error {
+        RunError::Agent(AgentError { kind: AgentErrorKind::NotFound, .. }) => (127, None),
+        RunError::Agent(AgentError { kind: AgentErrorKind::NotExecutable, .. }) => (126, None),
+        RunError::Killed => (137, Some(ExitReason::Killed)),
+        RunError::VmmEnded { reason, .. } => (125, *reason),
+        _ => (125, None),
+    };
+    ExitStatus { status, error: Some(chain(error)), reason, oom_killed: false }
+}

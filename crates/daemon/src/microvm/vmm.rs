@@ -1,0 +1,269 @@
+//! One `hull-vmm` process: what it needs, its start, and its end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
+use hull_protocol::exit::ExitReason;
+use hull_protocol::plan::{BootPlan, ConsolePlan, DiskPlan, EntryPlan, KernelPlan, VsockPlan};
+use hull_protocol::units::Bytes;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::process::Child;
+use tokio::sync::watch;
+
+use super::control::{self, Control};
+use crate::disk;
+use crate::fleet::Host;
+use crate::launch::{self, Descriptors, LaunchError};
+use crate::plan::{CMDLINE, Resolved};
+
+/// The guest's context id: each VM has a vsock device of its own, so all can have the same.
+const GUEST_CID: u32 = 3;
+/// What is kept of a guest's console.
+const CONSOLE_MAX: Bytes = Bytes::mib(1);
+/// How much of a log's end is shown in an error, in bytes.
+const TAIL: usize = 600;
+
+/// Why a microVM could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// KVM cannot be used.
+    #[error("/dev/kvm cannot be opened ('hull doctor' says what to do)")]
+    Kvm(#[source] io::Error),
+    /// The kernel bundle is not there.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::KernelError),
+    /// The image is not there any more.
+    #[error(transparent)]
+    Image(#[from] hull_image::StoreError),
+    /// The disk could not be made.
+    #[error(transparent)]
+    Disk(#[from] disk::DiskError),
+    /// The process could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A file or socket of the microVM could not be made.
+    #[error("{0} could not be made")]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// A running VMM.
+pub(super) struct Vmm {
+    life: Life,
+    files: Files,
+}
+
+/// How its end is seen.
+enum Life {
+    /// It is this process's own.
+    Child(Child),
+    /// An earlier daemon started it.
+    Adopted { control: Control, ended: watch::Receiver<Option<Option<ExitReason>>>, process: Option<OwnedFd> },
+}
+
+/// Where one microVM's files are.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    data: PathBuf,
+    run: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(host: &Host, id: &str) -> Self {
+        Self { data: host.paths.microvm(id), run: host.paths.sockets(id) }
+    }
+
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(super) fn vsock(&self) -> PathBuf {
+        self.run.join("vsock.sock")
+    }
+
+    fn control(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+
+    fn console(&self) -> PathBuf {
+        self.data.join("console.log")
+    }
+
+    fn vmm_log(&self) -> PathBuf {
+        self.data.join("vmm.log")
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.data.join("disk.ext4")
+    }
+
+    /// Makes the directory that stays.
+    pub(super) fn create(&self) -> io::Result<()> {
+        private_directory(&self.data)
+    }
+
+    /// Removes the sockets.
+    pub(super) fn forget_sockets(&self) {
+        let _were_not_there = fs::remove_dir_all(&self.run);
+    }
+
+    /// Removes everything.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.forget_sockets();
+        match fs::remove_dir_all(&self.data) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the VMM and the guest's kernel said last, for an error.
+    pub(super) fn last_words(&self) -> String {
+        let tail = |path: PathBuf| {
+            let text = fs::read(path).unwrap_or_default();
+            let start = text.len().saturating_sub(TAIL);
+            String::from_utf8_lossy(text.get(start..).unwrap_or_default()).trim().to_owned()
+        };
+        let (vmm, console) = (tail(self.vmm_log()), tail(self.console()));
+        if vmm.is_empty() { console } else { vmm }
+    }
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl Vmm {
+    /// Opens what the plan needs and starts the process. Blocks for some milliseconds, and for longer when a disk
+    /// of this size is made for the first time.
+    pub(super) fn start(
+        host: &Host,
+        id: &str,
+        image: &str,
+        kernel: Option<&str>,
+        resolved: &Resolved,
+    ) -> Result<Self, StartError> {
+        let files = Files::new(host, id);
+        let made = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| StartError::Io(path, error)
+        };
+        files.forget_sockets();
+        private_directory(&files.run).map_err(made(&files.run))?;
+        let mut descriptors = Descriptors::default();
+        let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(StartError::Kvm)?;
+        let kvm = descriptors.add(kvm);
+        let bundle = host.kernels.open(kernel)?;
+        let kernel = KernelPlan {
+            image: descriptors.add(bundle.kernel),
+            initrd: Some(descriptors.add(bundle.initrd)),
+            cmdline: CMDLINE.into(),
+            entry: EntryPlan::Auto,
+        };
+        let record = host.images.resolve(image)?;
+        let image = host.images.open_block_image(&record)?;
+        let data = open_disk(host, &files, resolved.disk_size)?;
+        let disks = vec![
+            DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into() },
+            DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into() },
+        ];
+        let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
+        let control = control::listen(&files.control()).map_err(made(&files.control()))?;
+        let console = File::create(files.console()).map_err(made(&files.console()))?;
+        let log = File::create(files.vmm_log()).map_err(made(&files.vmm_log()))?;
+        let plan = BootPlan {
+            id: id.to_owned(),
+            kvm,
+            memory: resolved.memory,
+            cpus: resolved.cpus,
+            cpu: resolved.cpu,
+            kernel,
+            disks,
+            vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
+            rng: true,
+            console: ConsolePlan {
+                input: None,
+                output: Some(descriptors.add(console)),
+                limit: Some(CONSOLE_MAX),
+            },
+            control: Some(descriptors.add(control)),
+        };
+        let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
+        Ok(Self { life: Life::Child(child), files })
+    }
+
+    /// The VMM that an earlier daemon left running, with this process id, if it still runs.
+    pub(super) fn adopt(host: &Host, id: &str, pid: Option<u32>) -> io::Result<Self> {
+        let files = Files::new(host, id);
+        let control = Control::connect(&files.control())?;
+        let ended = control.watch()?;
+        Ok(Self { life: Life::Adopted { control, ended, process: pid.and_then(vmm_process) }, files })
+    }
+
+    /// Its process id, while it runs as this process's child.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match &self.life {
+            Life::Child(child) => child.id(),
+            Life::Adopted { .. } => None,
+        }
+    }
+
+    /// Where its files are.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Waits for its end; the reason, if the VMM has given one.
+    pub(super) async fn ended(&mut self) -> Option<ExitReason> {
+        match &mut self.life {
+            Life::Child(child) => {
+                child.wait().await.ok().and_then(|status| ExitReason::from_status(status.code()?))
+            }
+            Life::Adopted { ended, .. } => {
+                ended.wait_for(Option::is_some).await.ok().and_then(|reason| (*reason)?)
+            }
+        }
+    }
+
+    /// Ends it: asked first, so that its disks are flushed, then without asking.
+    pub(super) async fn kill(&mut self) {
+        const ASKED: std::time::Duration = std::time::Duration::from_secs(5);
+        let asked = match &self.life {
+            Life::Child(_) => Control::connect(&self.files.control()).and_then(|control| control.kill()),
+            Life::Adopted { control, .. } => control.kill(),
+        };
+        if asked.is_ok() && tokio::time::timeout(ASKED, self.ended()).await.is_ok() {
+            return;
+        }
+        match &mut self.life {
+            Life::Child(child) => drop(child.kill().await),
+            Life::Adopted { process: Some(process), .. } => {
+                let _ended_meanwhile = pidfd_send_signal(process, Signal::KILL);
+                self.ended().await;
+            }
+            Life::Adopted { .. } => tracing::error!("the VMM of {} does not end", self.files.run.display()),
+        }
+    }
+}
+
+/// The process with this id, if it is a VMM: the number may be another's by now.
+fn vmm_process(pid: u32) -> Option<OwnedFd> {
+    let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+    // Looked at after it was opened: the name is that of the process held, or of nobody.
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim() == "hull-vmm").then_some(process)
+}
+
+fn open_disk(host: &Host, files: &Files, size: Bytes) -> Result<File, StartError> {
+    let path = files.disk();
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(disk) => Ok(disk),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(disk::create(&host.paths.data.join("templates"), &path, size)?)
+        }
+        Err(error) => Err(StartError::Io(path, error)),
+    }
+}

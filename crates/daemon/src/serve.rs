@@ -1,0 +1,208 @@
+//! The daemon's life: opens its stores, serves the API, and, when it was started on demand, leaves when idle.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::serve::Listener;
+use rustix::fs::{FlockOperation, flock};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::api::{self, Api};
+use crate::fleet::{Fleet, Host};
+use crate::kernel::Bundles;
+use crate::paths::{Paths, program};
+use crate::state::{State, StateError};
+
+/// How often an idle daemon looks whether it may leave.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a daemon that leaves may take.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// How a daemon is run.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where its things are.
+    pub paths: Paths,
+    /// Leave after this long without a client and without a running microVM. None: stay.
+    pub on_demand: Option<Duration>,
+}
+
+/// Why a daemon cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A program that belongs to Hull is missing.
+    #[error("{0} is missing: install hull, hull-vmm and hull-agent in one directory")]
+    NoProgram(PathBuf),
+    /// Another daemon has the data directory.
+    #[error("another hull daemon uses {0}")]
+    Taken(PathBuf),
+    /// A directory or file of the daemon's cannot be used.
+    #[error("{0} cannot be used")]
+    Io(PathBuf, #[source] io::Error),
+    /// The images cannot be opened.
+    #[error(transparent)]
+    Images(#[from] hull_image::StoreError),
+    /// The kernels cannot be opened.
+    #[error(transparent)]
+    Kernels(#[from] crate::kernel::KernelError),
+    /// The state cannot be opened.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The API cannot be served.
+    #[error("the API cannot be served")]
+    Serve(#[source] io::Error),
+}
+
+/// Serves until it is told to end by SIGTERM or SIGINT, or is idle.
+///
+/// # Errors
+/// When it cannot start, or cannot go on.
+pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), ServeError> {
+    let Paths { data, .. } = &config.paths;
+    let io = |path: &PathBuf| {
+        let path = path.clone();
+        move |error: io::Error| ServeError::Io(path, error)
+    };
+    // What is in it is the users': images, disks, what containers printed.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io(data))?;
+    let _held_to_the_end = take_lock(data).await?;
+    let host = Host {
+        images: hull_image::Store::open(&data.join("images"), hull_image::Limits::default())?,
+        kernels: Bundles::new(data.join("kernels"), program("hull-agent").map_err(ServeError::NoProgram)?)?,
+        vmm: program("hull-vmm").map_err(ServeError::NoProgram)?,
+        state: State::open(&data.join("state.db"))?,
+        paths: config.paths.clone(),
+    };
+    let fleet = Arc::new(Fleet::load(Arc::new(host))?);
+    listener.set_nonblocking(true).map_err(ServeError::Serve)?;
+    let clients = Arc::new(AtomicUsize::new(0));
+    let listener = UnixListener::from_std(listener).map_err(ServeError::Serve)?;
+    let counted = Counted { listener, clients: clients.clone() };
+    let router = api::router(Api { fleet: fleet.clone(), on_demand: config.on_demand.is_some() });
+    tracing::info!("serving on {}", config.paths.socket().display());
+    let leave = leave(config.clone(), fleet, clients);
+    axum::serve(counted, router).with_graceful_shutdown(leave).await.map_err(ServeError::Serve)
+}
+
+/// The data directory's lock. A daemon that is about to leave is waited for.
+async fn take_lock(data: &Path) -> Result<File, ServeError> {
+    let path = data.join("daemon.lock");
+    let lock = File::create(&path).map_err(|error| ServeError::Io(path, error))?;
+    let since = Instant::now();
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if since.elapsed() > LOCK_WAIT {
+            return Err(ServeError::Taken(data.to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(lock)
+}
+
+/// Returns when the daemon is to leave; nobody can connect to it any more by then.
+async fn leave(config: ServeConfig, fleet: Arc<Fleet>, clients: Arc<AtomicUsize>) {
+    let idle = async {
+        match config.on_demand {
+            Some(limit) => idle(limit, &fleet, &clients).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = idle => tracing::info!("nobody needs this daemon any more"),
+        () = told_to_end() => tracing::info!("told to end"),
+    }
+    // Clients that come now start another daemon.
+    let _somebody_elses = fs::remove_file(config.paths.socket());
+}
+
+async fn idle(limit: Duration, fleet: &Fleet, clients: &AtomicUsize) {
+    let mut since = Instant::now();
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        ticks.tick().await;
+        if clients.load(Ordering::Acquire) > 0 || fleet.busy() > 0 {
+            since = Instant::now();
+        }
+        if since.elapsed() >= limit {
+            return;
+        }
+    }
+}
+
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// A listener that knows how many of its connections are open, upgraded ones too.
+struct Counted {
+    listener: UnixListener,
+    clients: Arc<AtomicUsize>,
+}
+
+impl Listener for Counted {
+    type Io = Connection;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        self.clients.fetch_add(1, Ordering::AcqRel);
+        (Connection { stream, clients: self.clients.clone() }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// One connection.
+struct Connection {
+    stream: UnixStream,
+    clients: Arc<AtomicUsize>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

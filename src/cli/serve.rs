@@ -1,0 +1,73 @@
+//! `hull serve`: the daemon itself.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use hull_daemon::paths::Paths;
+use hull_daemon::serve::{ServeConfig, serve};
+use tracing_subscriber::EnvFilter;
+
+use crate::client::bind;
+
+/// How long a daemon that was started on demand stays without anything to do.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Run the daemon in the foreground
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Other verbs start a daemon of their own when none runs; it leaves when nobody needs it. HULL_LOG sets what is
+logged, such as HULL_LOG=debug.")]
+pub(super) struct Serve {
+    /// Where images, kernels and disks are [default: /var/lib/hull, or ~/.local/share/hull]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where sockets are [default: /run/hull, or $XDG_RUNTIME_DIR/hull]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Leave when no microVM runs and nobody asks for anything
+    #[arg(long)]
+    on_demand: bool,
+    /// Standard input is the listening socket
+    #[arg(long, hide = true, requires = "on_demand")]
+    listen_stdin: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let mut paths = Paths::of_user();
+        paths.data = self.data_dir.unwrap_or(paths.data);
+        paths.run = self.run_dir.unwrap_or(paths.run);
+        let filter = EnvFilter::try_from_env("HULL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+        let listener = if self.listen_stdin { inherited()? } else { own(&paths)? };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let config = ServeConfig { paths, on_demand: self.on_demand.then_some(IDLE) };
+        runtime.context("starting the runtime")?.block_on(serve(config, listener))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The socket that whoever started this daemon has bound, and a life apart from that one's terminal.
+fn inherited() -> Result<UnixListener> {
+    // Fails only where this is a session of its own already.
+    let _already_apart = rustix::process::setsid();
+    let socket = io::stdin().as_fd().try_clone_to_owned().context("taking the listening socket")?;
+    let nothing = std::fs::File::open("/dev/null").context("opening /dev/null")?;
+    rustix::stdio::dup2_stdin(nothing).context("letting go of standard input")?;
+    let listener = UnixListener::from(socket);
+    listener.local_addr().context("standard input is no socket")?;
+    Ok(listener)
+}
+
+fn own(paths: &Paths) -> Result<UnixListener> {
+    match bind(paths)? {
+        Some(listener) => Ok(listener),
+        None => bail!("a daemon already serves {}", paths.socket().display()),
+    }
+}
