@@ -2,11 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod support;
+#[path = "support/vmm.rs"]
+mod vmm;
 
 use std::fs;
 use std::io::Write;
 
+use hull_protocol::control::Command;
+use hull_protocol::exit::ExitReason;
+use hull_protocol::units::Bytes;
 use support::boot;
+use vmm::Vmm;
 
 fn host_cpuinfo(field: &str) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -28,6 +34,15 @@ fn a_bzimage_boots_and_powers_off() {
     let outcome = boot("bzImage", "", &[], "");
     assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
     assert!(outcome.console.contains("READY"));
+}
+
+#[test]
+fn an_elf_kernel_boots_by_its_pvh_entry() {
+    let outcome = boot("vmlinux", "", &["--entry", "pvh", "--cpus", "2", "--memory", "4g"], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    assert_eq!(outcome.said("CPUS"), Some("2"));
+    let memory: u64 = outcome.said("MEMORY").unwrap().parse().unwrap();
+    assert!((3_900_000..4_194_304).contains(&memory), "{memory} KiB");
 }
 
 #[test]
@@ -53,6 +68,28 @@ fn the_guests_processor_is_the_hosts() {
         assert_eq!(has(flags), has(&host), "{feature}");
     }
     assert!(flags.contains("hypervisor"));
+}
+
+#[test]
+fn a_baseline_shows_its_features_and_no_others_or_names_what_the_host_lacks() {
+    let outcome = boot("vmlinux", "", &["--cpu", "x86-64-v2"], "");
+    assert_eq!(outcome.status, 0, "{}{}", outcome.console, outcome.errors);
+    let flags: Vec<&str> = outcome.said("FLAGS").unwrap().split(' ').collect();
+    for feature in ["pni", "ssse3", "cx16", "sse4_1", "sse4_2", "popcnt", "lahf_lm", "hypervisor"] {
+        assert!(flags.contains(&feature), "{feature}: {flags:?}");
+    }
+    for feature in ["movbe", "abm", "bmi1", "avx", "xsave", "aes", "rdrand", "svm", "erms"] {
+        assert!(!flags.contains(&feature), "{feature}: {flags:?}");
+    }
+    if !host_cpuinfo("flags").split(' ').any(|flag| flag == "avx512f") {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_hull"))
+            .args(["boot", "--cpu", "x86-64-v4", "--kernel"])
+            .arg(support::fixture("vmlinux"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("lacks"), "{said}");
+    }
 }
 
 #[test]
@@ -91,6 +128,9 @@ fn what_is_typed_reaches_the_guest() {
 #[test]
 fn each_end_has_its_own_status() {
     for (cmdline, status, words) in [
+        // What a kernel picks by itself is a jump to the BIOS, on hardware-reduced ACPI.
+        ("do=reboot", 64, "reset"),
+        ("do=reboot reboot=a", 64, "reset"),
         ("do=reboot reboot=k", 64, "reset"),
         ("do=panic", 65, "panicked"),
         ("do=reboot reboot=t", 66, "triple fault"),
@@ -99,6 +139,20 @@ fn each_end_has_its_own_status() {
         assert_eq!(outcome.status, status, "{cmdline}: {}{}", outcome.console, outcome.errors);
         assert!(outcome.errors.contains(words), "{cmdline}: {}", outcome.errors);
     }
+}
+
+#[test]
+fn the_power_button_reaches_the_guests_init() {
+    let initramfs = support::fixture("initramfs");
+    let cmdline = "console=ttyS0 quiet panic=-1 do=button";
+    let vmm = Vmm::boot(&support::fixture("vmlinux"), Some(&initramfs), Bytes::mib(256), cmdline);
+    vmm.await_text("LISTENING");
+    let mut peer = vmm.control();
+    assert!(peer.ask(Command::PowerButton).is_ok());
+    assert_eq!(peer.hear_end(), ExitReason::PowerOff);
+    let ended = vmm.wait();
+    assert_eq!(ended.status, 0, "{}", ended.log);
+    assert!(ended.console.contains("PRESSED"), "{}", ended.console);
 }
 
 #[test]

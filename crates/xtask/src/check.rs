@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
         "warnings",
     ]))?;
     arrows::run()?;
+    arrows::deny()?;
     sizes()
 }
 

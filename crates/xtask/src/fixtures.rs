@@ -19,6 +19,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The package itself.
+    pub fn package(&self) -> PathBuf {
+        self.root.join("package.deb")
+    }
+
     /// The compressed kernel.
     pub fn image(&self) -> PathBuf {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
@@ -35,13 +40,24 @@ pub fn lab_kernel() -> Result<Kernel> {
     kernel("linux-image-amd64")
 }
 
-/// What the guests under test boot: `guest/vmlinux`, `guest/bzImage` and `guest/initramfs` with busybox, the
-/// modules of virtio disks and the panic device, and the test's own first process.
+/// The kernel of the guests under test: every driver a module.
+pub fn guest_kernel() -> Result<Kernel> {
+    kernel("linux-image-cloud-amd64")
+}
+
+/// What a guest under test loads: its devices, the panic device, the power button and the way to hear of it.
+const GUEST_MODULES: [&str; 6] =
+    ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic-mmio", "button", "evdev"];
+
+/// What the guests under test boot: `guest/vmlinux`, `guest/bzImage` and `guest/initramfs` with busybox,
+/// modules, and the test's own first process.
 pub fn guest() -> Result<PathBuf> {
     need_packages(&["busybox-static"])?;
     let place = target().join("fixtures/guest");
-    make(&place, |half| {
-        let kernel = kernel("linux-image-cloud-amd64")?;
+    let source = repository().join("tests/guests/init");
+    let recipe = format!("{GUEST_MODULES:?}\n{}", fs::read_to_string(&source)?);
+    make(&place, &recipe, |half| {
+        let kernel = guest_kernel()?;
         let tree = half.join("tree");
         for dir in ["bin", "proc", "sys", "dev"] {
             fs::create_dir_all(tree.join(dir))?;
@@ -49,15 +65,56 @@ pub fn guest() -> Result<PathBuf> {
         fs::copy(kernel.image(), half.join("bzImage"))?;
         fs::copy(kernel.root.join("vmlinux"), half.join("vmlinux"))?;
         fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
-        put_modules(
-            &kernel,
-            &["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic-mmio"],
-            &tree.join("modules"),
-        )?;
+        put_modules(&kernel, &GUEST_MODULES, &tree.join("modules"))?;
         let init = tree.join("init");
-        fs::copy(repository().join("tests/guests/init"), &init)?;
+        fs::copy(&source, &init)?;
         check(Command::new("chmod").arg("755").arg(&init))?;
         pack_initramfs(&tree, &half.join("initramfs"))?;
+        fs::remove_dir_all(tree).map_err(Into::into)
+    })?;
+    Ok(place)
+}
+
+/// The guest without an operating system: `bare`, which has both the 64-bit and the PVH entry, and `bare-pvh`, whose
+/// only entry is PVH. Built anew each time: it takes less than checking whether it must be.
+pub fn bare() -> Result<PathBuf> {
+    need_packages(&["gcc", "binutils"])?;
+    let place = target().join("fixtures/bare");
+    fs::create_dir_all(&place)?;
+    let source = repository().join("tests/guests/bare");
+    let parts =
+        ["entry.S", "main.c", "platform.c", "virtio.c", "devices.c", "registers.c", "rings.c", "requests.c"];
+    for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
+        let half = place.join(format!("{name}.half"));
+        check(
+            Command::new("gcc")
+                .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib"])
+                .args(["-static", "-no-pie", "-fno-pic", "-fcf-protection=none", "-fno-stack-protector"])
+                .args(["-mgeneral-regs-only", "-mno-red-zone", "-T", "bare.ld", "-Wl,--build-id=none"])
+                .arg(format!("-Wl,-e,{entry},--no-warn-rwx-segments"))
+                .arg("-o")
+                .arg(&half)
+                .args(parts)
+                .current_dir(&source),
+        )?;
+        fs::rename(half, place.join(name))?;
+    }
+    Ok(place)
+}
+
+/// The initial RAM disk of guests whose boot is measured: busybox, and a first process that says one line.
+pub fn first_line() -> Result<PathBuf> {
+    need_packages(&["busybox-static"])?;
+    let place = target().join("fixtures/first-line");
+    let source = repository().join("resources/lab/first-line");
+    make(&place, &fs::read_to_string(&source)?, |half| {
+        let tree = half.with_extension("tree");
+        fs::create_dir_all(tree.join("bin"))?;
+        fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
+        let init = tree.join("init");
+        fs::copy(&source, &init)?;
+        check(Command::new("chmod").arg("755").arg(&init))?;
+        pack_initramfs(&tree, half)?;
         fs::remove_dir_all(tree).map_err(Into::into)
     })?;
     Ok(place)
@@ -76,11 +133,22 @@ pub fn put_modules(kernel: &Kernel, wanted: &[&str], place: &Path) -> Result<()>
     fs::write(place.join("order"), order).map_err(Into::into)
 }
 
+/// The same of the backports: a newer kernel, for the tests of `hull kernel import`.
+pub fn newer_kernel() -> Result<Kernel> {
+    let there = target().join("fixtures/linux-image-cloud-amd64-backports").exists();
+    kernel_from("linux-image-cloud-amd64", "-backports", &if there { Vec::new() } else { backports()? })
+}
+
 fn kernel(package: &str) -> Result<Kernel> {
+    kernel_from(package, "", &[])
+}
+
+fn kernel_from(package: &str, suffix: &str, apt: &[String]) -> Result<Kernel> {
     need_packages(&["kmod", "xz-utils", "lz4", "zstd"])?;
-    let root = target().join("fixtures").join(package);
-    make(&root, |half| {
-        let newest = output("apt-cache", &["depends", package])?;
+    let root = target().join("fixtures").join(format!("{package}{suffix}"));
+    make(&root, package, |half| {
+        let options: Vec<&str> = apt.iter().map(String::as_str).collect();
+        let newest = output("apt-cache", &[&options, ["depends", package].as_slice()].concat())?;
         let image = newest
             .lines()
             .find_map(|line| {
@@ -90,15 +158,47 @@ fn kernel(package: &str) -> Result<Kernel> {
             .to_owned();
         fs::create_dir_all(half)?;
         // apt refuses to download as its own user into a directory of root's; that is a warning only.
-        check(Command::new("apt-get").args(["download", "-q", &image]).current_dir(half))?;
+        check(Command::new("apt-get").args(apt).args(["download", "-q", &image]).current_dir(half))?;
         let deb = fs::read_dir(half)?.next().context("apt-get downloaded nothing")??.path();
         check(Command::new("dpkg").arg("-x").arg(&deb).arg(half))?;
         let release = release(half)?;
         check(Command::new("depmod").arg("-b").arg(half).arg(&release))?;
         vmlinux(half, &release)?;
-        fs::remove_file(deb).map_err(Into::into)
+        // What `hull kernel import --deb` is given.
+        fs::rename(deb, half.join("package.deb")).map_err(Into::into)
     })?;
     Ok(Kernel { release: release(&root)?, root })
+}
+
+/// Options that make apt use the backports of this distribution, from the mirror it uses already, and nothing of the
+/// host's own lists.
+fn backports() -> Result<Vec<String>> {
+    let place = target().join("fixtures/backports");
+    make(&place, "1", |half| {
+        let format = "$(SITE) $(RELEASE)";
+        let listed = output("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])?;
+        let own = fs::read_to_string("/etc/os-release")?;
+        let suite =
+            own.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("not a Debian")?;
+        let site = listed.lines().find_map(|line| line.strip_suffix(&format!(" {suite}")));
+        let site = site.with_context(|| format!("apt has no source for {suite}"))?;
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(half.join(directory))?;
+        }
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let source = format!("deb [signed-by={keyring}] {site} {suite}-backports main\n");
+        fs::write(half.join("sources.list"), source).map_err(Into::into)
+    })?;
+    let options = [
+        ("Dir::Etc::SourceList", place.join("sources.list")),
+        ("Dir::Etc::SourceParts", PathBuf::from("/dev/null")),
+        ("Dir::State::Lists", place.join("lists")),
+        ("Dir::Cache", place.join("cache")),
+    ];
+    let options: Vec<String> =
+        options.iter().map(|(name, value)| format!("-o{name}={}", value.display())).collect();
+    check(Command::new("apt-get").args(&options).args(["update", "-q"]).stdout(std::process::Stdio::null()))?;
+    Ok(options)
 }
 
 fn release(root: &Path) -> Result<String> {
@@ -159,18 +259,24 @@ fn module_closure(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(order)
 }
 
-/// Makes a directory or file by `build` unless it is there.
-pub fn make(place: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if place.exists() {
+/// Makes a directory or file by `build` unless it is there, made from the same `source`.
+pub fn make(place: &Path, source: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let key = place.with_extension("source");
+    if place.exists() && fs::read_to_string(&key).is_ok_and(|made_from| made_from == source) {
         return Ok(());
     }
     let half = place.with_extension("half");
-    if half.is_dir() {
-        fs::remove_dir_all(&half)?;
-    }
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent)?;
     }
+    for old in [place, &half] {
+        if old.is_dir() {
+            fs::remove_dir_all(old)?;
+        } else if old.exists() {
+            fs::remove_file(old)?;
+        }
+    }
     build(&half).with_context(|| format!("making {}", place.display()))?;
-    fs::rename(half, place).map_err(Into::into)
+    fs::rename(half, place)?;
+    fs::write(key, source).map_err(Into::into)
 }

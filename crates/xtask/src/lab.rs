@@ -28,20 +28,56 @@ const MODULES: [&str; 12] = [
 /// No command in the lab runs longer.
 const TIME_LIMIT: &str = "3600";
 
-/// `cargo xtask lab [--emulate] -- CMD`.
+/// What the lab is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// This host if its KVM boots Linux, else an emulated one.
+    Any,
+    /// An emulated one.
+    Emulated,
+    /// An emulated one with one processor whose clock counts instructions, one a nanosecond: what is measured
+    /// there repeats, whatever else this machine does.
+    Counted,
+}
+
+impl Host {
+    /// What the emulator is told of the processor. Without `erms` and `fsrm` kernels copy word by word: a string
+    /// instruction would count as one, however long.
+    fn processor(self) -> &'static [&'static str] {
+        match self {
+            Self::Any | Self::Emulated => &["-accel", "tcg,thread=multi", "-cpu", "max,+svm", "-smp", "2"],
+            Self::Counted => &[
+                "-accel",
+                "tcg,thread=single",
+                "-cpu",
+                "max,+svm,-erms,-fsrm",
+                "-smp",
+                "1",
+                "-icount",
+                "shift=0,sleep=off",
+            ],
+        }
+    }
+}
+
+/// `cargo xtask lab [--emulate | --count] -- CMD`.
 pub fn command(args: &[String]) -> ExitCode {
-    let emulate = args.first().is_some_and(|arg| arg == "--emulate");
-    let rest = args.get(usize::from(emulate)..).unwrap_or_default();
+    let host = match args.first().map(String::as_str) {
+        Some("--emulate") => Host::Emulated,
+        Some("--count") => Host::Counted,
+        _ => Host::Any,
+    };
+    let rest = args.get(usize::from(host != Host::Any)..).unwrap_or_default();
     let command: Vec<&str> = match rest.split_first() {
         Some((dashes, command)) if dashes == "--" && !command.is_empty() => {
             command.iter().map(String::as_str).collect()
         }
         _ => {
-            eprintln!("usage: cargo xtask lab [--emulate] -- CMD [ARG ...]");
+            eprintln!("usage: cargo xtask lab [--emulate | --count] -- CMD [ARG ...]");
             return ExitCode::from(2);
         }
     };
-    match run(&command, emulate) {
+    match run(&command, host) {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -58,8 +94,8 @@ pub fn host_can_boot() -> bool {
 }
 
 /// Runs a command and returns its exit status.
-pub fn run(command: &[&str], emulate: bool) -> Result<i32> {
-    if !emulate && host_can_boot() {
+pub fn run(command: &[&str], host: Host) -> Result<i32> {
+    if host == Host::Any && host_can_boot() {
         let (program, args) = command.split_first().context("no command")?;
         let status =
             Command::new(program).args(args).env("PATH", path()).current_dir(repository()).status()?;
@@ -68,38 +104,33 @@ pub fn run(command: &[&str], emulate: bool) -> Result<i32> {
     need_packages(&["qemu-system-x86", "busybox-static", "cpio"])?;
     let kernel = lab_kernel()?;
     let initramfs = target().join("fixtures/lab-initramfs");
-    make(&initramfs, build_initramfs)?;
+    let source = fs::read_to_string(repository().join("resources/lab/init"))? + &MODULES.join(" ");
+    make(&initramfs, &source, build_initramfs)?;
     let share = Share::new()?;
     fs::write(share.0.join("command"), script(command))?;
     fs::write(share.0.join("modules"), kernel.modules().display().to_string())?;
-    emulate_host(&kernel.image(), &initramfs, &share.0)?;
+    emulate_host(host, &kernel.image(), &initramfs, &share.0)?;
     let status = fs::read_to_string(share.0.join("status"))
         .with_context(|| format!("the lab ended early; its console is in {}", console().display()))?;
     Ok(status.trim().parse()?)
 }
 
-fn emulate_host(kernel: &Path, initramfs: &Path, share: &Path) -> Result<()> {
+fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Result<()> {
     let virtfs = |path: &Path, tag: &str, mode: &str| {
         format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{mode}", path.display())
     };
-    let append = "console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init";
+    // Large pages make emulation slower, and moving them about makes it lose guests; what is counted has them.
+    let pages = if host == Host::Counted { "madvise" } else { "never" };
+    let append =
+        format!("console=ttyS0 panic=-1 quiet mitigations=off transparent_hugepage={pages} rdinit=/init");
     // Output goes through two ports of its own, so that standard output and error stay apart and live.
     check(
         Command::new("timeout")
-            .args([
-                "--kill-after=10",
-                TIME_LIMIT,
-                "qemu-system-x86_64",
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max,+svm",
-            ])
+            .args(["--kill-after=10", TIME_LIMIT, "qemu-system-x86_64"])
+            .args(host.processor())
             .args([
                 "-M",
                 "q35",
-                "-smp",
-                "2",
                 "-m",
                 "8192",
                 "-display",
@@ -112,7 +143,7 @@ fn emulate_host(kernel: &Path, initramfs: &Path, share: &Path) -> Result<()> {
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", append])
+            .args(["-append", &append])
             .args(["-serial", &format!("file:{}", console().display())])
             .args(["-virtfs", &virtfs(Path::new("/"), "host", ",readonly=on")])
             .args(["-virtfs", &virtfs(share, "lab", "")])

@@ -1,9 +1,11 @@
 //! Hull's build, test, lab and demo commands: `cargo xtask VERB`.
 
 mod arrows;
+mod bench;
 mod check;
 mod demo;
 mod fixtures;
+mod images;
 mod lab;
 mod programs;
 mod shell;
@@ -16,7 +18,11 @@ const USAGE: &str = "usage: cargo xtask VERB
   demo                    set up, build, and boot a microVM
   test                    set up, and run every test
   check                   formatting, lints, dependency law, sizes
-  lab [--emulate] -- CMD  run CMD where KVM can boot Linux: here, or in the lab
+  bench boot [--json] [--peer NAME=PATH]
+                          measure a boot beside others', in the lab on a clock that counts instructions
+  lab [--emulate | --count] -- CMD
+                          run CMD where KVM can boot Linux: here, or in the lab
+  fixtures                make what the tests need besides the programs
   programs                build hull, hull-vmm and the static hull-agent";
 
 fn main() -> ExitCode {
@@ -26,7 +32,11 @@ fn main() -> ExitCode {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
         Some("check") => check::run(),
+        Some("bench") => bench::run(rest),
         Some("lab") => return lab::command(rest),
+        Some("fixtures") => {
+            fixtures::guest().and_then(|_| fixtures::bare()).and_then(|_| images::images()).map(drop)
+        }
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");

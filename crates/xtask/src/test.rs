@@ -1,13 +1,37 @@
-//! `cargo xtask test`: every test there is. Unit, property and device tests run here; the system tests in
-//! `tests/` boot Linux, so they run, all in one boot, where KVM can do that.
+//! `cargo xtask test`: every test there is. Unit, property and device tests run here, and so do those of the guest
+//! without an operating system, on whatever KVM is here; the other system tests in `tests/` boot Linux, so they run,
+//! all in one boot, where KVM can do that.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{cargo, need_packages, target};
-use crate::{fixtures, lab, programs};
+use crate::shell::{cargo, need_packages, repository, target};
+use crate::{fixtures, images, lab, programs};
+
+/// The test programs whose guests run on any KVM.
+const BARE: [&str; 2] = ["bare", "control"];
+
+/// A test program.
+struct Program {
+    path: PathBuf,
+    /// The directory of its crate.
+    crate_dir: PathBuf,
+    level: Level,
+}
+
+/// Where a test program is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// Here: it needs no KVM.
+    Host,
+    /// Here, on whatever KVM there is.
+    Bare,
+    /// Where KVM boots Linux.
+    Linux,
+}
 
 /// What libtest says at the end of each test program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,62 +43,116 @@ struct Counts {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&["acpica-tools", "gcc", "libc6-dev"])?;
-    programs::build()?;
+    need_packages(&["acpica-tools", "gcc", "libc6-dev", "openssl"])?;
+    let all = build()?;
+    programs::build_beside_hull()?;
+    set_up()?;
+    let at = |level| all.iter().filter(move |program| program.level == level);
     let mut sum = Counts::default();
-    println!("== unit, property and device tests, on this host");
-    let unit = ["test", "--profile", "lab", "--workspace", "--lib", "--bins", "--no-fail-fast"];
-    let host = counted(cargo().args(unit), &mut sum)?;
-    let system = system_tests(&mut sum)?;
+    println!("== unit, property, device, image and agent tests, on this host");
+    let mut passed = true;
+    for program in at(Level::Host) {
+        passed &= counted(Command::new(&program.path).current_dir(&program.crate_dir), &mut sum)?;
+    }
+    passed &= bare_tests(at(Level::Bare), &mut sum)?;
+    passed &= linux_tests(at(Level::Linux), &mut sum)?;
     println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
-    if !host || !system || sum.failed > 0 || sum.skipped > 0 {
+    if !passed || sum.failed > 0 || sum.skipped > 0 {
         bail!("not every test passed");
     }
     Ok(())
 }
 
-/// Builds the system tests here and runs them where Linux boots.
-fn system_tests(sum: &mut Counts) -> Result<bool> {
-    fixtures::guest()?;
+/// Builds every test program, and with them the programs that they start: all in one go, so that nothing is built
+/// twice with other features.
+fn build() -> Result<Vec<Program>> {
     let built = cargo()
         .args([
             "test",
             "--profile",
             "lab",
-            "--package",
-            "hull",
-            "--tests",
+            "--workspace",
             "--no-run",
-            "--message-format=json",
+            "--message-format=json-render-diagnostics",
         ])
         .stderr(Stdio::inherit())
         .output()
-        .context("building the system tests")?;
-    let programs: Vec<String> =
-        String::from_utf8_lossy(&built.stdout).lines().filter_map(system_test).collect();
-    if programs.is_empty() {
+        .context("building the tests")?;
+    if !built.status.success() {
+        bail!("the tests do not build");
+    }
+    let programs: Vec<Program> =
+        String::from_utf8_lossy(&built.stdout).lines().filter_map(test_program).collect();
+    if !programs.iter().any(|program| program.level == Level::Linux) {
         bail!("there are no system tests");
     }
+    Ok(programs)
+}
+
+/// What the tests need besides.
+fn set_up() -> Result<()> {
+    images::images()?;
+    fixtures::guest()?;
+    fixtures::bare()?;
+    // The packages of three stock kernels: the guests' own, the lab's, and a newer one.
+    fixtures::lab_kernel()?;
+    fixtures::newer_kernel()?;
+    Ok(())
+}
+
+/// Runs the tests of bare guests on this host's KVM, whichever that is. Without any they count as skipped.
+fn bare_tests<'a>(programs: impl Iterator<Item = &'a Program>, sum: &mut Counts) -> Result<bool> {
+    let there = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &there {
+        println!("== tests of bare guests: skipped, /dev/kvm cannot be opened: {error}");
+    } else {
+        println!("== tests of bare guests, on this host");
+    }
+    let mut passed = true;
+    for program in programs {
+        let mut command = Command::new(&program.path);
+        command.env("HULL_FIXTURES", target().join("fixtures"));
+        if there.is_ok() {
+            passed &= counted(command.arg("--test-threads=1"), sum)?;
+        } else {
+            let listed = command.arg("--list").output().context("the tests could not be listed")?;
+            let tests = String::from_utf8_lossy(&listed.stdout);
+            sum.skipped += tests.lines().map(|line| u64::from(line.ends_with(": test"))).sum::<u64>();
+        }
+    }
+    Ok(passed)
+}
+
+/// Runs the tests of Linux guests where Linux boots.
+fn linux_tests<'a>(programs: impl Iterator<Item = &'a Program>, sum: &mut Counts) -> Result<bool> {
     let whereabouts =
         if lab::host_can_boot() { "this host" } else { "the lab: this host's KVM cannot boot Linux" };
     println!("== system tests, on {whereabouts}");
     // One after the other: they share two emulated processors, and time limits are real time.
-    let script =
-        programs.iter().map(|program| format!("{program} --test-threads=1 || failed=1")).collect::<Vec<_>>();
+    let script: Vec<String> =
+        programs.map(|program| format!("{} --test-threads=1 || failed=1", program.path.display())).collect();
     let script = format!("failed=0; {}; exit $failed", script.join("; "));
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["lab", "--", "sh", "-c", &script]).env("HULL_FIXTURES", target().join("fixtures"));
     counted(&mut command, sum)
 }
 
-/// The program of a test in `tests/`, from one line of cargo's messages.
-fn system_test(line: &str) -> Option<String> {
+/// A test program, from one line of cargo's messages.
+fn test_program(line: &str) -> Option<Program> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let kinds = message.get("target")?.get("kind")?.as_array()?;
-    if !kinds.iter().any(|kind| kind == "test") {
+    if !message.get("profile")?.get("test")?.as_bool()? {
         return None;
     }
-    Some(message.get("executable")?.as_str()?.to_owned())
+    let built = message.get("target")?;
+    let name = built.get("name")?.as_str()?;
+    let crate_dir = PathBuf::from(message.get("manifest_path")?.as_str()?).parent()?.to_owned();
+    let in_tests = built.get("kind")?.as_array()?.iter().any(|kind| kind == "test");
+    let level = match in_tests && crate_dir == repository() {
+        false => Level::Host,
+        true if BARE.contains(&name) => Level::Bare,
+        true => Level::Linux,
+    };
+    Some(Program { path: message.get("executable")?.as_str()?.into(), crate_dir, level })
 }
 
 /// Runs a command, showing what it prints and adding up what its test programs say; whether it succeeded.
@@ -106,6 +184,23 @@ fn summary(line: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_test_program_has_its_place() {
+        let level = |kind: &str, name: &str, manifest: PathBuf| {
+            let message = serde_json::json!({
+                "target": {"kind": [kind], "name": name}, "executable": "/deps/x", "manifest_path": manifest,
+                "profile": {"test": true},
+            });
+            test_program(&message.to_string()).map(|program| program.level)
+        };
+        let (root, inner) = (repository().join("Cargo.toml"), repository().join("crates/image/Cargo.toml"));
+        assert_eq!(level("test", "bare", root.clone()), Some(Level::Bare));
+        assert_eq!(level("test", "run", root.clone()), Some(Level::Linux));
+        assert_eq!(level("bin", "hull", root), Some(Level::Host));
+        assert_eq!(level("test", "bare", inner), Some(Level::Host));
+        assert!(test_program("Compiling hull").is_none());
+    }
 
     #[test]
     fn summaries_are_read() {

@@ -1,0 +1,262 @@
+//! Runs a guest in a `hull-vmm` with a plan of the test's own: disk, socket device, entropy, control socket.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hull_daemon::launch::{self, Descriptors};
+use hull_protocol::control::{Command, Event, Message, PACKET_MAX, Reply, Request, VmmStatus};
+use hull_protocol::exit::ExitReason;
+use hull_protocol::plan::{BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, KernelPlan, VsockPlan};
+use hull_protocol::units::Bytes;
+use rustix::fd::OwnedFd;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen,
+    recv, send, socket_with, sockopt,
+};
+
+/// No bare guest takes longer, wherever it runs; one that does hangs.
+pub const LIMIT: Duration = Duration::from_secs(120);
+/// The guest's context id.
+pub const CID: u32 = 7;
+/// What the disk holds at first.
+pub const DISK_BYTE: u8 = 0xd5;
+
+/// The bare guest's file.
+pub fn bare(name: &str) -> PathBuf {
+    let fixtures = std::env::var_os("HULL_FIXTURES").expect("system tests are run by `cargo xtask test`");
+    Path::new(&fixtures).join("bare").join(name)
+}
+
+/// What the guest printed so far.
+type Console = Arc<(Mutex<(String, bool)>, Condvar)>;
+
+/// A running VMM.
+pub struct Vmm {
+    runtime: tokio::runtime::Runtime,
+    child: tokio::process::Child,
+    console: Console,
+    dir: tempfile::TempDir,
+}
+
+/// How a VMM ended.
+pub struct Ended {
+    /// Its exit status.
+    pub status: i32,
+    /// What the guest printed.
+    pub console: String,
+    /// What the VMM said on standard error.
+    pub log: String,
+    /// The disk.
+    pub disk: Vec<u8>,
+}
+
+impl Vmm {
+    /// Starts the bare guest.
+    pub fn start(cmdline: &str) -> Self {
+        Self::boot(&bare("bare"), None, Bytes::mib(32), cmdline)
+    }
+
+    /// Starts a guest with a disk of 1 MiB, a socket device, entropy and a control socket.
+    pub fn boot(kernel: &Path, initrd: Option<&Path>, memory: Bytes, cmdline: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        fs::write(place("disk"), vec![DISK_BYTE; 1 << 20]).unwrap();
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut descriptors = Descriptors::default();
+        let plan = BootPlan {
+            id: "bare".into(),
+            kvm: descriptors.add(open(Path::new("/dev/kvm"))),
+            memory,
+            cpus: 1,
+            cpu: CpuModel::Host,
+            kernel: KernelPlan {
+                image: descriptors.add(File::open(kernel).unwrap()),
+                initrd: initrd.map(|path| descriptors.add(File::open(path).unwrap())),
+                cmdline: cmdline.into(),
+                entry: EntryPlan::Auto,
+            },
+            disks: vec![DiskPlan {
+                file: descriptors.add(open(&place("disk"))),
+                read_only: false,
+                serial: "disk0".into(),
+            }],
+            vsock: Some(VsockPlan {
+                cid: CID,
+                listener: descriptors.add(UnixListener::bind(place("vsock")).unwrap()),
+            }),
+            rng: true,
+            console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
+            control: Some(descriptors.add(control_listener(&place("control")))),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let vmm = Path::new(env!("CARGO_BIN_EXE_hull")).with_file_name("hull-vmm");
+        let log = File::create(place("log")).unwrap();
+        let child = {
+            let _entered = runtime.enter();
+            launch::spawn_apart(&vmm, &plan, descriptors, log).unwrap()
+        };
+        Self { runtime, child, console: listen_to(File::from(read)), dir }
+    }
+
+    /// Where the host's clients of the socket device connect.
+    pub fn vsock(&self) -> PathBuf {
+        self.dir.path().join("vsock")
+    }
+
+    /// A new connection to the control socket.
+    pub fn control(&self) -> Peer {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(self.dir.path().join("control")).unwrap()).unwrap();
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(LIMIT)).unwrap();
+        Peer { socket, seq: 0 }
+    }
+
+    /// What the guest printed so far.
+    pub fn console(&self) -> String {
+        self.console.0.lock().unwrap().0.clone()
+    }
+
+    /// Waits until the guest has printed a text.
+    pub fn await_text(&self, text: &str) {
+        let start = Instant::now();
+        let mut console = self.console.0.lock().unwrap();
+        while !console.0.contains(text) {
+            let left = LIMIT.saturating_sub(start.elapsed());
+            assert!(!left.is_zero() && !console.1, "no '{text}' in:\n{}", console.0);
+            console = self.console.1.wait_timeout(console, left).unwrap().0;
+        }
+    }
+
+    /// Waits until the guest has printed more than this.
+    pub fn await_more(&self, than: usize) -> usize {
+        let start = Instant::now();
+        let mut console = self.console.0.lock().unwrap();
+        while console.0.len() <= than {
+            let left = LIMIT.saturating_sub(start.elapsed());
+            assert!(!left.is_zero() && !console.1, "the guest printed nothing more");
+            console = self.console.1.wait_timeout(console, left).unwrap().0;
+        }
+        console.0.len()
+    }
+
+    /// Waits for the end. A VMM that hangs is killed, and the test fails.
+    pub fn wait(mut self) -> Ended {
+        let wait = async { tokio::time::timeout(LIMIT, self.child.wait()).await };
+        let Ok(status) = self.runtime.block_on(wait) else {
+            self.runtime.block_on(self.child.kill()).unwrap();
+            panic!("the VMM hangs; the guest printed:\n{}", self.console());
+        };
+        let mut console = self.console.0.lock().unwrap();
+        while !console.1 {
+            console = self.console.1.wait(console).unwrap();
+        }
+        let read = |name: &str| fs::read(self.dir.path().join(name)).unwrap();
+        Ended {
+            status: status.unwrap().code().unwrap_or(-1),
+            console: console.0.clone(),
+            log: String::from_utf8_lossy(&read("log")).into_owned(),
+            disk: read("disk"),
+        }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // A test that failed leaves no VMM behind; of one that has ended nothing is left to kill.
+        let _ended_already = self.child.start_kill();
+    }
+}
+
+fn control_listener(path: &Path) -> OwnedFd {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    listen(&socket, 8).unwrap();
+    socket
+}
+
+fn listen_to(mut from: File) -> Console {
+    let console = Console::default();
+    let theirs = console.clone();
+    thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        loop {
+            let length = from.read(&mut chunk).unwrap_or(0);
+            let mut console = theirs.0.lock().unwrap();
+            console.0.push_str(&String::from_utf8_lossy(&chunk[..length]));
+            console.1 = length == 0;
+            theirs.1.notify_all();
+            if length == 0 {
+                return;
+            }
+        }
+    });
+    console
+}
+
+/// The daemon's end of a control connection.
+pub struct Peer {
+    socket: OwnedFd,
+    seq: u64,
+}
+
+impl Peer {
+    /// Asks and returns the answer, which is the next message.
+    pub fn ask(&mut self, command: Command) -> Result<VmmStatus, String> {
+        self.send_request(command);
+        match self.hear() {
+            Some(Message::Reply(Reply { seq, result })) if seq == self.seq => result,
+            other => panic!("{command:?} was answered by {other:?}"),
+        }
+    }
+
+    /// Asks without waiting for the answer.
+    pub fn send_request(&mut self, command: Command) {
+        self.seq += 1;
+        self.send_raw(&serde_json::to_vec(&Request { seq: self.seq, command }).unwrap());
+    }
+
+    /// Asks without waiting for the answer; whether the VMM is still there.
+    pub fn try_request(&mut self, command: Command) -> bool {
+        self.seq += 1;
+        let packet = serde_json::to_vec(&Request { seq: self.seq, command }).unwrap();
+        send(&self.socket, &packet, SendFlags::NOSIGNAL).is_ok()
+    }
+
+    /// Sends a packet of any content.
+    pub fn send_raw(&self, packet: &[u8]) {
+        send(&self.socket, packet, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// The next message; none when the VMM hung up.
+    pub fn hear(&self) -> Option<Message> {
+        let mut packet = [0; PACKET_MAX];
+        match recv(&self.socket, &mut packet, RecvFlags::empty()) {
+            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => None,
+            Ok((length, _)) => Some(serde_json::from_slice(&packet[..length]).unwrap()),
+            Err(error) => panic!("the VMM does not answer: {error}"),
+        }
+    }
+
+    /// Whether a message is there without waiting.
+    pub fn has_message(&self) -> bool {
+        let mut byte = [0];
+        recv(&self.socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+    }
+
+    /// The event that tells of the end.
+    pub fn hear_end(&self) -> ExitReason {
+        match self.hear() {
+            Some(Message::Event(Event::Exited(reason))) => reason,
+            other => panic!("expected the end, heard {other:?}"),
+        }
+    }
+}
