@@ -21,7 +21,7 @@ const HOSTNAME_MAX: usize = 64;
 /// What a container's guest is told at its start. A reset goes through the keyboard controller, the one way that
 /// every kernel has; what nobody could use is not looked for, and ciphers are not tested at every boot.
 pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=k rdinit=/init random.trust_cpu=on pci=off \
-     cryptomgr.notests 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd";
+     cryptomgr.notests 8250.nr_uarts=1";
 
 /// A microVM that cannot be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
