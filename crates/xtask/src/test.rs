@@ -14,6 +14,9 @@ use crate::{fixtures, images, lab, programs};
 /// The test programs whose guests run on any KVM.
 const BARE: [&str; 2] = ["bare", "control"];
 
+/// How many labs the system tests may use up.
+const LAB_TRIES: usize = 3;
+
 /// A test program.
 struct Program {
     path: PathBuf,
@@ -128,13 +131,31 @@ fn linux_tests<'a>(programs: impl Iterator<Item = &'a Program>, sum: &mut Counts
     let whereabouts =
         if lab::host_can_boot() { "this host" } else { "the lab: this host's KVM cannot boot Linux" };
     println!("== system tests, on {whereabouts}");
+    let mut left: Vec<&Program> = programs.collect();
+    let mut passed = true;
+    for attempt in 0..LAB_TRIES {
+        let (ended, status) = in_lab(&left, sum)?;
+        left.drain(..ended.min(left.len()));
+        if status != Some(i32::from(lab::LOST_STATUS)) {
+            return Ok(passed && status == Some(0));
+        }
+        println!("LOST: {} of the test programs go on in a new lab (attempt {})", left.len(), attempt + 2);
+        passed &= sum.failed == 0;
+    }
+    bail!("the emulated host locked up {LAB_TRIES} times")
+}
+
+/// Runs test programs in one lab; how many came to their end, and the lab's status.
+fn in_lab(programs: &[&Program], sum: &mut Counts) -> Result<(usize, Option<i32>)> {
     // One after the other: they share two emulated processors, and time limits are real time.
-    let script: Vec<String> =
-        programs.map(|program| format!("{} --test-threads=1 || failed=1", program.path.display())).collect();
+    let script: Vec<String> = programs
+        .iter()
+        .map(|program| format!("{} --test-threads=1 || failed=1", program.path.display()))
+        .collect();
     let script = format!("failed=0; {}; exit $failed", script.join("; "));
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["lab", "--", "sh", "-c", &script]).env("HULL_FIXTURES", target().join("fixtures"));
-    counted(&mut command, sum)
+    run_counted(&mut command, sum)
 }
 
 /// A test program, from one line of cargo's messages.
@@ -157,18 +178,25 @@ fn test_program(line: &str) -> Option<Program> {
 
 /// Runs a command, showing what it prints and adding up what its test programs say; whether it succeeded.
 fn counted(command: &mut Command, sum: &mut Counts) -> Result<bool> {
+    Ok(run_counted(command, sum)?.1 == Some(0))
+}
+
+/// The same; how many test programs came to their end, and the command's status.
+fn run_counted(command: &mut Command, sum: &mut Counts) -> Result<(usize, Option<i32>)> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("the tests could not be started")?;
     let output = child.stdout.take().context("the tests have no output")?;
+    let mut ended = 0;
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
         if let Some(counts) = summary(&line) {
+            ended += 1;
             sum.passed += counts.passed;
             sum.failed += counts.failed;
             sum.skipped += counts.skipped;
         }
     }
-    Ok(child.wait()?.success())
+    Ok((ended, child.wait()?.code()))
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
