@@ -290,19 +290,24 @@ fn the_api_refuses_what_it_does_not_know() {
 #[test]
 fn a_host_that_cannot_is_told_so() {
     let hull = Hull::empty();
+    let hull_program = env!("CARGO_BIN_EXE_hull");
+    let programs = std::path::Path::new(hull_program).parent().unwrap().display();
     let kernel = fixture("guest/vmlinux").display().to_string();
-    let boot = format!("{} boot --kernel {kernel}", env!("CARGO_BIN_EXE_hull"));
+    let boot = format!("{hull_program} boot --kernel {kernel}");
     // Each in a mount namespace of its own, so that nothing outside changes.
     let alone = |script: &str| {
         support::Said::from(hull.wrapped("unshare", &["--mount", "sh", "-c", script]).output().unwrap())
     };
     let missing = alone(&format!("mount -t tmpfs none /dev && {boot}"));
     assert!(missing.status == 125 && missing.stderr.contains("/dev/kvm cannot be opened"), "{missing:?}");
-    let forbidden = alone(&format!("chmod 600 /dev/kvm; setpriv --reuid 12345 --clear-groups {boot}"));
+    // The build tree may be in a home that another user cannot enter.
+    let forbidden = alone(&format!(
+        "mount --bind {programs} /mnt; mount -t tmpfs none /dev; mknod -m 600 /dev/kvm c 10 232; \
+         setpriv --reuid 12345 --clear-groups /mnt/hull boot --kernel /mnt/hull-agent"
+    ));
     assert!(forbidden.status == 125 && forbidden.stderr.contains("Permission denied"), "{forbidden:?}");
     let data = hull.dir.path().join("data").display().to_string();
-    let import =
-        format!("{} import {} busybox", env!("CARGO_BIN_EXE_hull"), fixture("busybox.tar").display());
+    let import = format!("{hull_program} import {} busybox", fixture("busybox.tar").display());
     let full = alone(&format!("mkdir -p {data}; mount -t tmpfs -o size=1m none {data}; {import}"));
     assert!(full.status != 0 && full.stderr.contains("No space left"), "{full:?}");
 }
