@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use hull_daemon::launch::{self, Descriptors};
 use hull_daemon::plan;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{
-    BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, EntryPlan, KernelPlan, Slot,
+    BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot,
 };
 use hull_protocol::units::Bytes;
 
@@ -96,15 +97,18 @@ impl Boot {
         terminal.attend(child.id())?;
         let status = child.wait().context("waiting for hull-vmm")?;
         drop(terminal);
-        let code = match status.code() {
-            Some(0) => return Ok(ExitCode::SUCCESS),
-            Some(code) => code,
-            None => bail!("hull-vmm was ended from outside: {status}"),
+        let reason = match (status.code(), status.signal()) {
+            (Some(0), _) => return Ok(ExitCode::SUCCESS),
+            (Some(code), _) => ExitReason::from_status(code),
+            (None, signal) => match signal.and_then(ExitReason::from_signal) {
+                None => bail!("hull-vmm was ended from outside: {status}"),
+                reason => reason,
+            },
         };
-        match ExitReason::from_status(code) {
+        match reason {
             Some(reason) => {
                 eprintln!("hull: {reason}");
-                Ok(ExitCode::from(u8::try_from(code).unwrap_or(125)))
+                Ok(ExitCode::from(u8::try_from(reason.status()).unwrap_or(125)))
             }
             // The VMM has said on standard error why it did not start.
             None => Ok(ExitCode::from(125)),
@@ -156,6 +160,7 @@ impl Boot {
             rng: true,
             console,
             control: None,
+            first_user: Some(FIRST_USER),
         })
     }
 }

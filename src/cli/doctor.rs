@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::Args;
@@ -30,6 +30,8 @@ enum Verdict {
     Good,
     /// Works, at a cost.
     Slow,
+    /// Works, with a wall less.
+    Weak,
     /// Does not work until it is changed.
     Bad,
 }
@@ -65,6 +67,7 @@ impl Doctor {
             host_kernel(),
             program("hull-vmm"),
             program("hull-agent"),
+            jail(),
             mke2fs(),
             disk_space(),
         ];
@@ -81,6 +84,7 @@ fn line(finding: &Finding) -> String {
     let mark = match finding.verdict {
         Verdict::Good => "ok  ",
         Verdict::Slow => "slow",
+        Verdict::Weak => "weak",
         Verdict::Bad => "BAD ",
     };
     let mut text = format!("{mark}  {:<18}{}\n", finding.name, finding.found);
@@ -184,6 +188,28 @@ fn program(name: &'static str) -> Finding {
             format!("is not at {}", place.display()),
             "install hull, hull-vmm and hull-agent in one directory, or set HULL_LIBEXEC to where they are",
         ),
+    }
+}
+
+/// What every VMM is locked into: found out by locking one in.
+fn jail() -> Finding {
+    let name = "jail";
+    let remedy =
+        "a kernel with namespaces and, since 5.13, Landlock (lsm=landlock,...); as root where possible";
+    let asked = paths::program("hull-vmm")
+        .map_err(|place| format!("{} is missing", place.display()))
+        .and_then(|vmm| Command::new(vmm).arg("--probe-jail").output().map_err(|error| error.to_string()));
+    match asked {
+        Ok(output) if !output.status.success() => {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Finding::not(name, Verdict::Bad, why, "a kernel with CONFIG_SECCOMP_FILTER, 5.9 or newer")
+        }
+        Ok(output) if output.stdout.is_empty() => Finding::good(name, "every layer is there"),
+        Ok(output) => {
+            let missing = String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ");
+            Finding::not(name, Verdict::Weak, missing, remedy)
+        }
+        Err(error) => Finding::not(name, Verdict::Bad, error, "install hull-vmm beside hull"),
     }
 }
 

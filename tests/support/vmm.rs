@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use hull_daemon::launch::{self, Descriptors};
 use hull_protocol::control::{Command, Event, Message, PACKET_MAX, Reply, Request, VmmStatus};
 use hull_protocol::exit::ExitReason;
-use hull_protocol::plan::{BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, KernelPlan, VsockPlan};
+use hull_protocol::plan::{
+    BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, VsockPlan,
+};
 use hull_protocol::units::Bytes;
 use rustix::fd::OwnedFd;
 use rustix::net::{
@@ -95,6 +97,7 @@ impl Vmm {
             rng: true,
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),
+            first_user: Some(FIRST_USER),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let vmm = Path::new(env!("CARGO_BIN_EXE_hull")).with_file_name("hull-vmm");
@@ -104,6 +107,11 @@ impl Vmm {
             launch::spawn_apart(&vmm, &plan, descriptors, log).unwrap()
         };
         Self { runtime, child, console: listen_to(File::from(read)), dir }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     /// Where the host's clients of the socket device connect.

@@ -23,3 +23,19 @@ pub fn new_for_container() -> rustix::io::Result<()> {
     // which a single-threaded caller shares with nobody.
     unsafe { unshare_unsafe(flags) }
 }
+
+/// Mounts, network, host name, System V IPC and view of control groups of its own; and, for who has no right to that,
+/// a user namespace that gives it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn new_for_vmm(own_users: bool) -> rustix::io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWCGROUP;
+    flags.set(UnshareFlags::NEWUSER, own_users);
+    // SAFETY: as above; NEWUSER changes capabilities only.
+    unsafe { unshare_unsafe(flags) }
+}

@@ -23,23 +23,33 @@ pub enum ExitReason {
     Killed,
     /// KVM could not go on with the guest: an emulation failure or an entry failure.
     Unrecoverable,
+    /// The VMM made a system call that its jail forbids, and was killed for it.
+    Forbidden,
     /// The host failed the VMM: no memory, no descriptor, an I/O error outside any device request.
     HostError,
 }
 
 impl ExitReason {
     /// Every reason there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PowerOff,
         Self::Reset,
         Self::GuestPanic,
         Self::TripleFault,
         Self::Killed,
         Self::Unrecoverable,
+        Self::Forbidden,
         Self::HostError,
     ];
 
-    /// The exit status of `hull-vmm` for this reason. Status 1 is left to errors before the first
+    /// The reason behind the signal that ended `hull-vmm`, if it tells one. By number: this crate knows no system.
+    pub fn from_signal(signal: i32) -> Option<Self> {
+        const SIGSYS: i32 = 31;
+        (signal == SIGSYS).then_some(Self::Forbidden)
+    }
+
+    /// The exit status of `hull-vmm` for this reason; for [`Self::Forbidden`], which comes as a signal, that of the
+    /// program that started it. Status 1 is left to errors before the first
     /// instruction of the guest, 2 to unusable arguments, 101 to bugs.
     pub const fn status(self) -> i32 {
         match self {
@@ -50,6 +60,7 @@ impl ExitReason {
             Self::Killed => 67,
             Self::Unrecoverable => 68,
             Self::HostError => 69,
+            Self::Forbidden => 70,
         }
     }
 
@@ -68,6 +79,9 @@ impl fmt::Display for ExitReason {
             Self::TripleFault => "the guest's processor met a triple fault",
             Self::Killed => "killed",
             Self::Unrecoverable => "KVM could not run the guest any further",
+            Self::Forbidden => {
+                "the VMM made a system call that its jail forbids and was killed: a bug, or a guest that took it over"
+            }
             Self::HostError => "the host failed the VMM",
         })
     }
@@ -85,5 +99,11 @@ mod tests {
         for other in [1, 2, 101, 128] {
             assert_eq!(ExitReason::from_status(other), None);
         }
+    }
+
+    #[test]
+    fn one_signal_alone_tells_a_reason() {
+        let told: Vec<_> = (1..=64).filter(|signal| ExitReason::from_signal(*signal).is_some()).collect();
+        assert_eq!(told, [31]);
     }
 }

@@ -28,6 +28,13 @@ pub const MEMORY_MIN: Bytes = Bytes::mib(32);
 /// The most block devices one microVM can have.
 pub const DISKS_MAX: usize = 16;
 
+/// The first of the users and groups that VMMs run as when root starts them: one of their own each, this number plus
+/// the VMM's process id. No system gives these numbers to anybody else.
+pub const FIRST_USER: u32 = 0x7000_0000;
+
+/// How a line of a VMM's log begins that says what its jail goes without.
+pub const JAIL_NOTICE: &str = "jail: ";
+
 /// One microVM, resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +61,10 @@ pub struct BootPlan {
     pub console: ConsolePlan,
     /// A listening `SOCK_SEQPACKET` socket on which [`crate::control`] is spoken.
     pub control: Option<Slot>,
+    /// Started as root, the VMM becomes the user and group of this number plus its process id ([`FIRST_USER`]). None:
+    /// it stays who it is.
+    #[serde(default)]
+    pub first_user: Option<u32>,
 }
 
 /// What the guest's processors look like.

@@ -36,6 +36,7 @@ use crate::vsock::packet::Header;
 use crate::vsock::table::Table;
 
 pub use crate::vsock::dial::{AnswerQueue, Answers, Dialer, OfferId, RefuseAll, Refused, answers};
+pub use crate::vsock::table::CONNECTIONS_MAX;
 
 /// `VIRTIO_VSOCK_F_STREAM`.
 const F_STREAM: u64 = 1;

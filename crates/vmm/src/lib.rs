@@ -1,11 +1,13 @@
 //! One microVM: KVM, memory, boot, devices.
 //!
 //! Start reading at [`machine`]. The process is `hull-vmm`: main speaks on the control socket, `io` runs the
-//! devices, `vcpuN` run the guest, `console` prints what the guest says. Everything the guest does is hostile until checked.
+//! devices, `vcpuN` run the guest, `console` prints what the guest says. Everything the guest does is hostile until checked,
+//! and the process is in a jail ([`hull_jail::vmm`]) before it looks at any of it.
 
 pub mod arch;
 pub mod boot;
 mod bus;
+mod confine;
 mod control;
 mod gate;
 mod inherit;
@@ -21,6 +23,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use hull_jail::seccomp::Role;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::BootPlan;
 use vmm_sys_util::eventfd::EventFd;
@@ -28,7 +31,10 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::inherit::Slots;
 use crate::machine::Machine;
 
-/// The whole life of `hull-vmm`: reads its plan, builds the machine, runs it to its end.
+/// The argument with which `hull doctor` asks what the jail goes without on this host.
+const PROBE: &str = "--probe-jail";
+
+/// The whole life of `hull-vmm`: reads its plan, enters its jail, builds the machine, runs it to its end.
 pub fn run() -> ExitCode {
     logger::install();
     std::panic::set_hook(Box::new(|panic| {
@@ -36,11 +42,17 @@ pub fn run() -> ExitCode {
         log::error!("hull-vmm met a bug and ends: {panic}");
         std::process::exit(101);
     }));
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == PROBE) {
+        return probe();
+    }
     let mut slots = Slots::default();
     let plan = match inherit::plan(&mut slots) {
         Ok(plan) => plan,
         Err(error) => return refuse(&error, 2),
     };
+    if let Err(error) = confine::enter(&plan) {
+        return refuse(&error, 1);
+    }
     match boot(&plan, &mut slots) {
         Ok(reason) => ExitCode::from(u8::try_from(reason.status()).unwrap_or(1)),
         Err(error) => refuse(error.as_ref(), 1),
@@ -52,9 +64,21 @@ fn boot(plan: &BootPlan, slots: &mut Slots) -> Result<ExitReason, Box<dyn std::e
     let woken = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
     vmm_sys_util::signal::register_signal_handler(machine::kick_signal(), on_kick)?;
     let mut machine = Machine::build(plan, slots, woken.try_clone()?)?;
+    confine::to(Role::Main);
     let reason = control::serve(&mut machine, plan, listener.map(Into::into), &woken)?;
     machine.finish();
     Ok(reason)
+}
+
+/// Says on standard output, a line each, what the jail goes without.
+fn probe() -> ExitCode {
+    match confine::probe() {
+        Ok(missing) => {
+            missing.iter().for_each(|missing| println!("{missing}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error, 1),
+    }
 }
 
 /// Being interrupted is all a kick is for.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
+use hull_jail::seccomp::Role;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{BootPlan, Slot};
 use hull_virtio::block::{Block, BlockError, BlockOptions};
@@ -29,6 +30,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::arch::{cpuid, registers};
 use crate::boot::{Entry, acpi, firmware, linux};
 use crate::bus::Bus;
+use crate::confine;
 use crate::gate::Gate;
 use crate::inherit::{InheritError, Slots};
 use crate::io_loop::{IoHandle, IoLoop, Seat};
@@ -119,7 +121,10 @@ impl Machine {
         //    KVM takes for a VM it waits, and most of the time that the kernel takes is a copy.
         let kvm = slots.take(plan.kvm)?;
         let (created, loaded) = thread::scope(|scope| {
-            let loader = scope.spawn(|| load(plan, slots, &layout, &memory));
+            let loader = scope.spawn(|| {
+                confine::to(Role::Loader);
+                load(plan, slots, &layout, &memory)
+            });
             // On this thread: KVM names a VM's statistics after it.
             (create_vm(kvm), loader.join())
         });
@@ -229,6 +234,7 @@ impl Machine {
             .name(format!("vcpu{}", self.vcpus.len()))
             .stack_size(128 << 10)
             .spawn(move || {
+                confine::to(Role::Vcpu);
                 if let Some(reason) = vcpu.run_all(&bus, &gate) {
                     ending.end(reason);
                     // Stay until the machine sends every vCPU away, so that the gate's count is right.
@@ -423,6 +429,7 @@ fn spawn_io(io_loop: IoLoop, bus: Arc<Bus>, ending: Ending) -> Result<JoinHandle
         .name("io".into())
         .stack_size(256 << 10)
         .spawn(move || {
+            confine::to(Role::Io);
             if let Err(error) = io_loop.run(&bus) {
                 log::error!("the event loop failed: {error}");
                 ending.end(ExitReason::HostError);

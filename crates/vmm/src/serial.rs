@@ -10,9 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use hull_jail::seccomp::Role;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::confine;
 
 const COM1: u16 = 0x3f8;
 /// The most output kept for a slow reader, in bytes.
@@ -145,10 +148,10 @@ impl Console {
     pub fn start(output: Option<File>, limit: Option<u64>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
-        let thread = thread::Builder::new()
-            .name("console".into())
-            .stack_size(64 << 10)
-            .spawn(move || print(&theirs, output, limit.unwrap_or(u64::MAX)))?;
+        let thread = thread::Builder::new().name("console".into()).stack_size(64 << 10).spawn(move || {
+            confine::to(Role::Console);
+            print(&theirs, output, limit.unwrap_or(u64::MAX));
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -4,11 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
 use hull_protocol::exit::ExitReason;
-use hull_protocol::plan::{BootPlan, ConsolePlan, DiskPlan, EntryPlan, KernelPlan, VsockPlan};
+use hull_protocol::plan::{
+    BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, VsockPlan,
+};
 use hull_protocol::units::Bytes;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Child;
@@ -126,7 +129,10 @@ impl Files {
             let start = text.len().saturating_sub(TAIL);
             String::from_utf8_lossy(text.get(start..).unwrap_or_default()).trim().to_owned()
         };
-        let (vmm, console) = (tail(self.vmm_log()), tail(self.console()));
+        let (mut vmm, console) = (tail(self.vmm_log()), tail(self.console()));
+        // What the jail goes without is no reason for an end.
+        let notice = format!("hull-vmm: {JAIL_NOTICE}");
+        vmm = vmm.lines().filter(|line| !line.starts_with(&notice)).collect::<Vec<_>>().join("\n");
         if vmm.is_empty() { console } else { vmm }
     }
 }
@@ -190,6 +196,7 @@ impl Vmm {
                 limit: Some(CONSOLE_MAX),
             },
             control: Some(descriptors.add(control)),
+            first_user: Some(FIRST_USER),
         };
         let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
         Ok(Self { life: Life::Child(child), files })
@@ -220,7 +227,9 @@ impl Vmm {
     pub(super) async fn ended(&mut self) -> Option<ExitReason> {
         match &mut self.life {
             Life::Child(child) => {
-                child.wait().await.ok().and_then(|status| ExitReason::from_status(status.code()?))
+                let status = child.wait().await.ok()?;
+                let by_signal = || status.signal().and_then(ExitReason::from_signal);
+                status.code().map_or_else(by_signal, ExitReason::from_status)
             }
             Life::Adopted { ended, .. } => {
                 ended.wait_for(Option::is_some).await.ok().and_then(|reason| (*reason)?)

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::vsock::connection::{Connection, Key, Phase};
 
 /// The most connections of any phase.
-pub(super) const CONNECTIONS_MAX: usize = 1024;
+pub const CONNECTIONS_MAX: usize = 1024;
 
 #[derive(Debug)]
 struct Entry {
