@@ -157,6 +157,7 @@ impl Boot {
             kernel,
             disks,
             vsock: None,
+            nets: Vec::new(),
             rng: true,
             console,
             control: None,

@@ -105,6 +105,7 @@ impl Agent {
             data_disk: false,
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
+            interfaces: Vec::new(),
         }
     }
 

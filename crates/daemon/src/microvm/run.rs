@@ -236,6 +236,7 @@ impl Run {
             data_disk: true,
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
+            interfaces: Vec::new(),
         }
     }
 
