@@ -130,8 +130,9 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
     let append = "console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init";
     // Output goes through two ports of its own, so that standard output and error stay apart and live.
     watch(
-        Command::new("timeout")
-            .args(["--kill-after=10", TIME_LIMIT, "qemu-system-x86_64"])
+        // It ends with whoever started it, and after a time in any case.
+        Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", TIME_LIMIT, "qemu-system-x86_64"])
             .args(host.processor())
             .args([
                 "-M",
