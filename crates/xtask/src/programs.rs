@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::shell::{cargo, check, target};
 
-/// The agent stands alone in its guest, so it is linked statically, which needs the target to be named.
-const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Programs that stand alone are linked statically, which needs the target to be named.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds them; returns the directory they are in.
 pub fn build() -> Result<PathBuf> {
@@ -17,17 +17,23 @@ pub fn build() -> Result<PathBuf> {
 
 /// Builds what `hull` starts, and puts it beside it; returns their directory.
 pub fn build_beside_hull() -> Result<PathBuf> {
-    check(cargo().args(["build", "--profile", "lab", "--package", "hull-vmm"]))?;
-    let place = target().join("lab");
+    // The agent is alone in its guest, and the VMM in an empty root; without a dynamic linker it also starts sooner.
+    build_static("hull-vmm", "lab")?;
+    build_static("hull-agent", "agent")?;
+    Ok(target().join("lab"))
+}
+
+fn build_static(program: &str, profile: &str) -> Result<()> {
     check(
         cargo()
-            .args(["build", "--profile", "agent", "--package", "hull-agent", "--target", AGENT_TARGET])
+            .args(["build", "--profile", profile, "--package", program, "--target", STATIC_TARGET])
             .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
-    let agent = target().join(AGENT_TARGET).join("agent/hull-agent");
+    let built = target().join(STATIC_TARGET).join(profile).join(program);
     // Renamed into place: a copy under way is never taken for the program.
-    let half = place.join("hull-agent.half");
-    std::fs::copy(agent, &half)?;
-    std::fs::rename(half, place.join("hull-agent"))?;
-    Ok(place)
+    let place = target().join("lab");
+    let half = place.join(format!("{program}.half"));
+    std::fs::copy(built, &half)?;
+    std::fs::rename(half, place.join(program))?;
+    Ok(())
 }
