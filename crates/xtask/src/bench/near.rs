@@ -22,9 +22,9 @@ const ROOT: &str = "/tmp/near";
 pub fn enter(peers: &[Peer], guest: &Guest) -> Result<()> {
     copy(Path::new(BUSYBOX))?;
     copy(Path::new("/etc/ld.so.cache"))?;
-    copy_sparse(&guest.kernel)?;
     copy(&guest.initrd)?;
     for peer in peers {
+        copy_sparse(&guest.kernel, &peer.kernel(guest))?;
         for file in [peer.path.clone()].into_iter().chain(peer.needs()) {
             copy(&file)?;
             for library in libraries(&file)? {
@@ -52,10 +52,11 @@ fn copy(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file with a hole for each page of zeros, as Hull keeps the kernels that it imports.
-fn copy_sparse(file: &Path) -> Result<()> {
+/// Copies a file with a hole for each page of zeros, as Hull keeps the kernels that it imports. A VMM that maps the
+/// file would fill the holes, in memory, for all others: each has a copy of its own.
+fn copy_sparse(file: &Path, to: &Path) -> Result<()> {
     let content = fs::read(file).with_context(|| format!("copying {}", file.display()))?;
-    let copy = fs::File::create(place(file)?)?;
+    let copy = fs::File::create(place(to)?)?;
     copy.set_len(content.len() as u64)?;
     for (at, page) in (0..).step_by(PAGE).zip(content.chunks(PAGE)) {
         if page.iter().any(|byte| *byte != 0) {
