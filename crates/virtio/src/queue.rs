@@ -6,7 +6,7 @@
 //! Invariant: when [`Queue::pop`] says there is nothing, the driver has been asked to kick for the next buffer.
 
 use std::num::Wrapping;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue as Rings, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
@@ -33,6 +33,8 @@ pub struct Queue {
     in_flight: u16,
     /// Buffers were used since the driver was last considered for an interrupt.
     unsignalled: bool,
+    /// The used index when the driver was last considered for an interrupt.
+    signalled: u16,
     spares: Vec<Vec<Segment>>,
 }
 
@@ -57,6 +59,7 @@ impl Queue {
             listening: false,
             in_flight: 0,
             unsignalled: false,
+            signalled: 0,
             spares: Vec::new(),
         })
     }
@@ -141,10 +144,32 @@ impl Queue {
     /// # Errors
     /// A [`Fault`] if the used ring is not in guest memory.
     pub fn push(&mut self, mem: &Memory, chain: Chain, written: u32) -> Result<(), Fault> {
-        let head = chain.head();
-        self.recycle(chain);
+        self.push_all(mem, [(chain, written)])
+    }
+
+    /// Hands several chains back as used, each with the number of bytes written into it. The driver sees all of them
+    /// or none: it may not look at one buffer of a frame before the others are there.
+    ///
+    /// # Errors
+    /// A [`Fault`] if the used ring is not in guest memory.
+    pub fn push_all(
+        &mut self,
+        mem: &Memory,
+        chains: impl IntoIterator<Item = (Chain, u32)>,
+    ) -> Result<(), Fault> {
+        let (ring, size) = (self.rings.used_ring(), self.rings.size());
+        let mut next = self.rings.next_used();
+        for (chain, written) in chains {
+            let slot = u64::from(next.checked_rem(size).unwrap_or(0));
+            let at = ring.saturating_add(4).saturating_add(slot.saturating_mul(8));
+            let entry = u64::from(chain.head()) | u64::from(written) << 32;
+            mem.write_obj(entry.to_le(), GuestAddress(at))?;
+            self.recycle(chain);
+            next = next.wrapping_add(1);
+        }
+        self.rings.set_next_used(next);
         self.unsignalled = true;
-        self.rings.add_used(mem, head, written).map_err(Fault::Ring)
+        Ok(mem.store(next.to_le(), GuestAddress(ring.saturating_add(2)), Ordering::Release)?)
     }
 
     /// Puts the chain popped last back, as if it had not been popped. Several are undone last first.
@@ -169,12 +194,19 @@ impl Queue {
         if !std::mem::take(&mut self.unsignalled) {
             return Ok(false);
         }
+        let avail = self.rings.avail_ring();
+        let used = self.rings.next_used();
+        let before = std::mem::replace(&mut self.signalled, used);
         // Orders the used index before the read of what the driver wants.
-        let wanted = self.rings.needs_notification(mem).map_err(Fault::Ring)?;
+        fence(Ordering::SeqCst);
         if self.event_idx {
-            return Ok(wanted);
+            let at = u64::from(self.rings.size()).saturating_mul(2).saturating_add(4);
+            let event: u16 = mem.load(GuestAddress(avail.saturating_add(at)), Ordering::Relaxed)?;
+            // The index the driver named has been passed since the last call.
+            let behind = used.wrapping_sub(u16::from_le(event)).wrapping_sub(1);
+            return Ok(behind < used.wrapping_sub(before));
         }
-        let flags: u16 = mem.load(GuestAddress(self.rings.avail_ring()), Ordering::Relaxed)?;
+        let flags: u16 = mem.load(GuestAddress(avail), Ordering::Relaxed)?;
         Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
     }
 }
@@ -184,7 +216,66 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
     use super::*;
-    use crate::testing::{Guest, REGION};
+    use crate::testing::{DATA, Guest, REGION, ring_base};
+
+    fn next_head(queue: &mut Queue, guest: &Guest) -> Chain {
+        queue.pop(&guest.mem).unwrap().unwrap()
+    }
+
+    fn queue(guest: &Guest, features: u64) -> Queue {
+        let base = ring_base(0);
+        let config = QueueConfig {
+            max_size: 8,
+            size: 8,
+            ready: true,
+            desc_table: base,
+            avail_ring: base + 0x1000,
+            used_ring: base + 0x2000,
+        };
+        guest.write(base + 0x2002, &[0; 2]);
+        Queue::new(&config, features).unwrap()
+    }
+
+    #[test]
+    fn several_chains_are_used_at_once_and_in_order() {
+        let mut guest = Guest::new(1, 8);
+        let mut queue = queue(&guest, 0);
+        for round in 0..20_u32 {
+            for _ in 0..3 {
+                guest.offer(0, &[(DATA, 64, true)]);
+            }
+            let chains: Vec<_> = (0..3).map(|_| next_head(&mut queue, &guest)).collect();
+            let heads: Vec<_> = chains.iter().map(|chain| u32::from(chain.head())).collect();
+            queue.push_all(&guest.mem, chains.into_iter().zip([round, 1, 2])).unwrap();
+            let used = [0; 3].map(|_: i32| guest.used_entry(0).unwrap());
+            assert_eq!(used, [(heads[0], round), (heads[1], 1), (heads[2], 2)]);
+            assert!(guest.used(0).is_none() && queue.in_flight() == 0);
+        }
+    }
+
+    #[test]
+    fn the_driver_is_interrupted_when_the_index_it_named_is_passed() {
+        let mut guest = Guest::new(1, 8);
+        let mut queue = queue(&guest, F_EVENT_IDX);
+        let event = ring_base(0) + 0x1000 + 4 + 2 * 8;
+        let (mut used, mut asked) = (0_u16, 0_u16);
+        // 40,000 times two buffers: the index wraps.
+        for round in 0..40_000_u32 {
+            if round % 3 == 0 {
+                asked = used.wrapping_add((round % 7) as u16);
+                guest.write(event, &asked.to_le_bytes());
+            }
+            for _ in 0..2 {
+                guest.offer(0, &[(DATA, 64, true)]);
+            }
+            let chains = [next_head(&mut queue, &guest), next_head(&mut queue, &guest)];
+            queue.push_all(&guest.mem, chains.map(|chain| (chain, 0))).unwrap();
+            let passed = (0..2).any(|step| used.wrapping_add(step) == asked);
+            used = used.wrapping_add(2);
+            assert_eq!(queue.should_notify(&guest.mem).unwrap(), passed, "round {round}");
+            assert!(!queue.should_notify(&guest.mem).unwrap());
+        }
+    }
 
     #[test]
     fn an_available_ring_that_leaves_memory_is_a_fault() {
