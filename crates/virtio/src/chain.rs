@@ -145,6 +145,15 @@ impl Chain {
         Writer(Cursor { mem, segments, skip: 0, left: self.write_len })
     }
 
+    /// Appends all that the device can write to a list of host buffers, which may outlive the chain.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if guest memory is gone.
+    pub fn gather_writable<'a>(&self, mem: &'a Memory, vecs: &mut IoVecs<'a>) -> Result<(), Fault> {
+        let writable = self.segments.get(self.readable..).unwrap_or_default();
+        writable.iter().try_for_each(|segment| vecs.push(mem, segment.addr, segment.len))
+    }
+
     /// Gives the allocation back.
     pub(crate) fn into_segments(self) -> Vec<Segment> {
         self.segments

@@ -22,6 +22,8 @@ pub const TIMER_TOKEN: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceId {
+    /// A network card (section 5.1).
+    Net = 1,
     /// A block device (section 5.2).
     Block = 2,
     /// An entropy source (section 5.4).

@@ -20,6 +20,8 @@ use crate::fault::Fault;
 
 /// The most buffers a system call takes (`IOV_MAX`).
 const CALL_MAX: usize = 1024;
+/// The most entries of a list that go into one frame: less the head and the byte beyond.
+const FRAME_MAX: usize = CALL_MAX - 2;
 
 /// A list of host buffers in guest memory.
 #[derive(Debug)]
@@ -49,8 +51,10 @@ impl<'a> IoVecs<'a> {
             // A guest's memory is one plain mapping: the guard protects nothing beyond `'a` here.
             let base = slice.ptr_guard_mut().as_ptr();
             self.remaining = self.remaining.saturating_add(slice.len());
+            // An entry that is used up must not grow: the new bytes would be taken for used.
+            let fresh = self.first < self.raw.len();
             match self.raw.last_mut() {
-                Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
+                Some(last) if fresh && last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
                     last.iov_len = last.iov_len.saturating_add(slice.len());
                 }
                 _ => self.raw.push(libc::iovec { iov_base: base.cast(), iov_len: slice.len() }),
@@ -129,6 +133,56 @@ impl<'a> IoVecs<'a> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: as in `receive`; the kernel only reads here.
         retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+    }
+
+    /// Whether one call of [`IoVecs::read_frame`] takes no more entries than there are.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.raw.len().saturating_sub(self.first) >= FRAME_MAX
+    }
+
+    /// Reads one datagram: its first bytes into `head`, the rest to where the list has them, as if `head` were the
+    /// list's own beginning. Returns its length with `head`, or none if it is longer than the list.
+    ///
+    /// # Errors
+    /// The host's, from `readv`; `WouldBlock` if there is no datagram.
+    pub fn read_frame(&self, file: BorrowedFd<'_>, head: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut call = Vec::with_capacity(self.raw.len().saturating_add(2).min(CALL_MAX));
+        call.push(libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() });
+        let (mut skip, mut room) = (head.len(), head.len());
+        for entry in self.raw.get(self.first..).unwrap_or_default().iter().take(FRAME_MAX) {
+            let behind = skip.min(entry.iov_len);
+            skip = skip.saturating_sub(behind);
+            let iov_len = entry.iov_len.saturating_sub(behind);
+            if iov_len > 0 {
+                let iov_base = entry.iov_base.cast::<u8>().wrapping_add(behind).cast();
+                room = room.saturating_add(iov_len);
+                call.push(libc::iovec { iov_base, iov_len });
+            }
+        }
+        // A byte that is only written when the list was too short.
+        let mut beyond = 0_u8;
+        call.push(libc::iovec { iov_base: (&raw mut beyond).cast(), iov_len: 1 });
+        // SAFETY: the entries are `head` and `beyond`, borrowed exclusively for the call, and pieces of guest
+        // mappings as in `read_at`.
+        let count = retry(|| unsafe { libc::readv(file.as_raw_fd(), call.as_ptr(), call_len(call.len())) })?;
+        Ok(Some(count).filter(|count| *count <= room && skip == 0))
+    }
+
+    /// Writes one datagram: `head`, then the list; returns its length.
+    ///
+    /// # Errors
+    /// The host's, from `writev`; `WouldBlock` if there is no room, `InvalidInput` if it is in too many pieces.
+    pub fn write_frame(&self, file: BorrowedFd<'_>, head: &[u8]) -> io::Result<usize> {
+        let rest = self.raw.get(self.first..).unwrap_or_default();
+        let mut call = Vec::with_capacity(rest.len().saturating_add(1));
+        call.push(libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() });
+        call.extend_from_slice(rest);
+        if call.len() > CALL_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: as in `read_at`; the kernel only reads, `head` as well as guest memory.
+        retry(|| unsafe { libc::writev(file.as_raw_fd(), call.as_ptr(), call_len(call.len())) })
     }
 
     fn message(&self) -> libc::msghdr {

@@ -9,7 +9,7 @@
 //! - [`device`]: the trait a device implements, and what it is lent while it works.
 //! - [`registers`]: device status, features and queue configuration as one state machine (sections 2.1 to 2.4, 3.1).
 //! - [`mmio`]: the virtio-mmio transport (section 4.2), which only decodes addresses.
-//! - [`block`], [`rng`], [`vsock`]: the devices.
+//! - [`block`], [`net`], [`rng`], [`vsock`]: the devices.
 //!
 //! A device has exactly one owner at a time: the transport before the driver is ready, the I/O loop after it. It holds
 //! no threads, no epoll and no locks. A guest that breaks the rules gets a [`fault::Fault`], which costs it that device
@@ -22,6 +22,7 @@ pub mod fault;
 pub mod iovec;
 mod log_limit;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod registers;
 pub mod rng;

@@ -64,6 +64,8 @@ pub(crate) struct Guest {
     pub(crate) queues: Vec<Queue>,
     pub(crate) interrupts: Interrupts,
     pub(crate) watch: WatchList,
+    /// The features negotiated.
+    pub(crate) features: u64,
     next: Vec<(u16, u16)>,
     size: u16,
 }
@@ -86,7 +88,8 @@ impl Guest {
         });
         let queues: Vec<_> = rings.collect();
         let next = vec![(0, 0); queues.len()];
-        Self { mem, queues, interrupts: Interrupts::default(), watch: WatchList::default(), next, size }
+        let (interrupts, watch) = (Interrupts::default(), WatchList::default());
+        Self { mem, queues, interrupts, watch, features: u64::MAX, next, size }
     }
 
     pub(crate) fn context(&mut self) -> Context<'_> {
@@ -95,7 +98,7 @@ impl Guest {
             queues: &mut self.queues,
             interrupt: &self.interrupts,
             watch: &mut self.watch,
-            features: u64::MAX,
+            features: self.features,
         }
     }
 
