@@ -2,6 +2,8 @@
 //! never hangs, and each device works again after its reset. Runs on whatever KVM is there.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "support/tap.rs"]
+mod tap;
 #[path = "support/vmm.rs"]
 mod vmm;
 
@@ -10,9 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use hull_protocol::plan::JAIL_NOTICE;
+use tap::Network;
 use vmm::{DISK_BYTE, Ended, LIMIT, Vmm, bare};
 
-const DEVICES: [&str; 3] = ["block", "vsock", "rng"];
+const DEVICES: [&str; 4] = ["block", "vsock", "net", "rng"];
 
 /// Runs the guest to its end under `hull boot`: status, console, standard error.
 fn boot(kernel: &str, cmdline: &str, flags: &[&str]) -> (i32, String, String) {
@@ -40,10 +43,12 @@ fn boot(kernel: &str, cmdline: &str, flags: &[&str]) -> (i32, String, String) {
 
 /// Runs a part of the guest against all devices, then checks that it went to its end and had nothing to complain of.
 fn run(part: &str) -> Ended {
-    let ended = Vmm::start(&format!("do={part} end=off")).wait();
+    let network = Network::new();
+    let card = |tap| Network::card(tap, false);
+    let ended = Vmm::on_network(&format!("do={part} end=off"), network.tap(), card).wait();
     let Ended { status, console, log, .. } = &ended;
     assert_eq!(*status, 0, "{console}{log}");
-    assert!(console.contains("DEVICES 3\n") && console.ends_with("DONE\n"), "{console}{log}");
+    assert!(console.contains("DEVICES 4\n") && console.ends_with("DONE\n"), "{console}{log}");
     assert!(!console.contains("FAIL") && !log.contains("met a bug"), "{console}{log}");
     // However often devices break, what is logged of it stays bounded.
     assert!(log.lines().count() < 200, "{} lines", log.lines().count());

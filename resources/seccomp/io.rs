@@ -1,6 +1,6 @@
 //! The event loop that runs every device.
 
-use super::Arg::{Is, Null};
+use super::Arg::{Is, Masked, Null};
 use super::{Rule, rule};
 
 const ACCEPT: u64 = libc::SOCK_CLOEXEC as u64;
@@ -9,6 +9,14 @@ const PEEK: u64 = (libc::MSG_PEEK | libc::MSG_DONTWAIT) as u64;
 const SEND: u64 = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as u64;
 const HOLE: u64 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64;
 const ZERO: u64 = (libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE) as u64;
+
+/// All but the offloads there are: checksum, segments of TCP and UDP over IPv4 and IPv6.
+const NO_OFFLOAD: u64 = !(libc::TUN_F_CSUM
+    | libc::TUN_F_TSO4
+    | libc::TUN_F_TSO6
+    | libc::TUN_F_TSO_ECN
+    | libc::TUN_F_USO4
+    | libc::TUN_F_USO6) as u64;
 
 pub(super) const RULES: &[Rule] = &[
     rule(libc::SYS_epoll_pwait, &[], "waits for notifications, sockets and timers"),
@@ -28,5 +36,12 @@ pub(super) const RULES: &[Rule] = &[
     rule(libc::SYS_sendto, &[Is(3, SEND), Null(4)], "vsock: what a slow client had not taken"),
     rule(libc::SYS_sendmsg, &[Is(2, SEND)], "vsock: from guest memory straight to the client"),
     rule(libc::SYS_shutdown, &[], "vsock: a direction ends"),
+    rule(libc::SYS_readv, &[], "network: a frame from the tap straight into guest memory"),
+    rule(libc::SYS_writev, &[], "network: a frame from guest memory straight to the tap"),
+    rule(
+        libc::SYS_ioctl,
+        &[Is(1, libc::TUNSETOFFLOAD), Masked(2, NO_OFFLOAD, 0)],
+        "network: what frames the guest takes; no other request of the tap or any driver",
+    ),
     rule(libc::SYS_getrandom, &[Is(2, 0)], "entropy straight into guest memory"),
 ];

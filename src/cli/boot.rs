@@ -1,5 +1,7 @@
 //! `hull boot`: a plain VM, directly, without a daemon.
 
+mod net;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::ExitStatusExt;
@@ -12,11 +14,13 @@ use clap::Args;
 use hull_daemon::launch::{self, Descriptors};
 use hull_daemon::plan;
 use hull_protocol::exit::ExitReason;
+use hull_protocol::network::NETS_MAX;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot,
 };
 use hull_protocol::units::Bytes;
 
+use self::net::Net;
 use super::keys::Terminal;
 
 /// Boot a plain VM with its console on this terminal
@@ -43,6 +47,10 @@ pub(crate) struct Boot {
     /// Disk: path=FILE,format=raw[,ro]; may be repeated
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<Disk>,
+    /// Network card on an existing tap: tap=NAME[,mac=MAC][,mtu=BYTES][,ip=ADDRESS...][,rx-rate=SIZE][,tx-rate=SIZE], rates in
+    /// bytes a second; with ip, the guest may send from these addresses only; may be repeated
+    #[arg(long = "net", value_name = "SPEC")]
+    nets: Vec<Net>,
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
@@ -119,6 +127,9 @@ impl Boot {
         if self.disks.len() > DISKS_MAX {
             bail!("{} disks are too many: a microVM has at most {DISKS_MAX}", self.disks.len());
         }
+        if self.nets.len() > NETS_MAX {
+            bail!("{} network cards are too many: a microVM has at most {NETS_MAX}", self.nets.len());
+        }
         let cpus = plan::cpus(self.cpus)?;
         let memory = plan::memory(self.memory, plan::host_memory())?;
         let kvm = descriptors.add(open_kvm()?);
@@ -145,6 +156,7 @@ impl Boot {
                 })
             })
             .collect::<Result<_>>()?;
+        let nets = self.nets.iter().map(|net| net.plan(descriptors)).collect::<Result<_>>()?;
         let input = input.map(|file| descriptors.add(file)).or(Some(Slot(0)));
         let console = ConsolePlan { input, output: Some(Slot(1)), limit: None };
         let id = format!("boot-{}", std::process::id());
@@ -157,7 +169,7 @@ impl Boot {
             kernel,
             disks,
             vsock: None,
-            nets: Vec::new(),
+            nets,
             rng: true,
             console,
             control: None,

@@ -11,10 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hull_daemon::launch::{self, Descriptors};
-use hull_protocol::control::{Command, Event, Message, PACKET_MAX, Reply, Request, VmmStatus};
+use hull_protocol::control::{Command, Event, Message, NetStats, PACKET_MAX, Reply, Request, VmmStatus};
 use hull_protocol::exit::ExitReason;
+use hull_protocol::network::NetPlan;
 use hull_protocol::plan::{
-    BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, VsockPlan,
+    BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot, VsockPlan,
 };
 use hull_protocol::units::Bytes;
 use rustix::fd::OwnedFd;
@@ -65,14 +66,29 @@ impl Vmm {
         Self::boot(&bare("bare"), None, Bytes::mib(32), cmdline)
     }
 
+    /// Starts the bare guest with a network card on a tap besides.
+    pub fn on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
+        let mut descriptors = Descriptors::default();
+        let card = card(descriptors.add(tap));
+        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, (descriptors, vec![card]))
+    }
+
     /// Starts a guest with a disk of 1 MiB, a socket device, entropy and a control socket.
     pub fn boot(kernel: &Path, initrd: Option<&Path>, memory: Bytes, cmdline: &str) -> Self {
+        Self::launch((kernel, initrd), memory, cmdline, (Descriptors::default(), Vec::new()))
+    }
+
+    fn launch(
+        (kernel, initrd): (&Path, Option<&Path>),
+        memory: Bytes,
+        cmdline: &str,
+        (mut descriptors, nets): (Descriptors, Vec<NetPlan>),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place = |name: &str| dir.path().join(name);
         fs::write(place("disk"), vec![DISK_BYTE; 1 << 20]).unwrap();
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let mut descriptors = Descriptors::default();
         let plan = BootPlan {
             id: "bare".into(),
             kvm: descriptors.add(open(Path::new("/dev/kvm"))),
@@ -94,7 +110,7 @@ impl Vmm {
                 cid: CID,
                 listener: descriptors.add(UnixListener::bind(place("vsock")).unwrap()),
             }),
-            nets: Vec::new(),
+            nets,
             rng: true,
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),
@@ -222,8 +238,19 @@ impl Peer {
     pub fn ask(&mut self, command: Command) -> Result<VmmStatus, String> {
         self.send_request(command);
         match self.hear() {
-            Some(Message::Reply(Reply { seq, result })) if seq == self.seq => result,
+            Some(Message::Reply(Reply { seq, result, .. })) if seq == self.seq => result,
             other => panic!("{command:?} was answered by {other:?}"),
+        }
+    }
+
+    /// Asks what a network card has counted.
+    pub fn ask_net(&mut self, net: u8) -> Result<NetStats, String> {
+        self.send_request(Command::NetStats { net });
+        match self.hear() {
+            Some(Message::Reply(Reply { seq, result, net })) if seq == self.seq => {
+                result.map(|_| net.expect("an answer without numbers"))
+            }
+            other => panic!("answered by {other:?}"),
         }
     }
 

@@ -16,6 +16,10 @@ pub const DEFAULT_NETWORK: &str = "default";
 pub const NO_NETWORK: &str = "none";
 /// The most network devices one microVM can have.
 pub const NETS_MAX: usize = 8;
+/// The most addresses one network device can have.
+pub const ADDRESSES_MAX: usize = 64;
+/// The smallest largest packet, in bytes: what every IPv4 host takes.
+pub const MTU_MIN: u16 = 68;
 
 /// An Ethernet address, as `02:00:5e:10:00:01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

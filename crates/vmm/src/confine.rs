@@ -54,12 +54,13 @@ pub fn to(role: Role) {
 
 /// The highest descriptor that a plan names.
 fn last_descriptor(plan: &BootPlan) -> u32 {
-    let BootPlan { kvm, kernel, disks, vsock, console, control, .. } = plan;
+    let BootPlan { kvm, kernel, disks, vsock, nets, console, control, .. } = plan;
     let slots = [PLAN_SLOT, *kvm, kernel.image]
         .into_iter()
         .chain(kernel.initrd)
         .chain(disks.iter().map(|disk| disk.file))
         .chain(vsock.iter().map(|vsock| vsock.listener))
+        .chain(nets.iter().map(|net| net.tap))
         .chain(console.input)
         .chain(console.output)
         .chain(*control);

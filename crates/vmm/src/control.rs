@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::devices;
 use crate::machine::Machine;
 
 /// Serves the control socket until the VM ends; returns why it did.
@@ -94,8 +95,13 @@ impl Control {
                 return None;
             }
         };
+        let mut net = None;
         let done = match request.command {
             Command::Status => Ok(()),
+            Command::NetStats { net: index } => {
+                net = machine.net(index).map(devices::stats);
+                net.map(|_| ()).ok_or_else(|| format!("there is no network card {index}"))
+            }
             Command::Pause => {
                 machine.pause();
                 Ok(())
@@ -109,7 +115,7 @@ impl Control {
             Command::VsockAnswer { .. } => Err("no such offer".to_owned()),
         };
         let status = VmmStatus { paused: machine.is_paused(), cpus: plan.cpus, memory: plan.memory };
-        self.send(&Message::Reply(Reply { seq: request.seq, result: done.map(|()| status) }));
+        self.send(&Message::Reply(Reply { seq: request.seq, result: done.map(|()| status), net }));
         (request.command == Command::Kill).then_some(ExitReason::Killed)
     }
 

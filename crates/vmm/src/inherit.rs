@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use hull_protocol::network::{ADDRESSES_MAX, MTU_MIN, NETS_MAX, NetPlan};
 use hull_protocol::plan::{BootPlan, CPUS_MAX, DISKS_MAX, MEMORY_MIN, PLAN_MAX, PLAN_SLOT, Slot};
 use hull_protocol::units::{Bytes, MIB};
 
@@ -59,6 +60,28 @@ fn check(plan: &BootPlan) -> Result<(), InheritError> {
     }
     if plan.disks.iter().any(|disk| disk.serial.len() > 20 || !disk.serial.is_ascii()) {
         return range("a disk serial that is not up to 20 bytes of ASCII".into());
+    }
+    if plan.nets.len() > NETS_MAX {
+        return range(format!("{} network cards: at most {NETS_MAX} are possible", plan.nets.len()));
+    }
+    plan.nets.iter().try_for_each(check_net)
+}
+
+fn check_net(net: &NetPlan) -> Result<(), InheritError> {
+    let range = |what: String| Err(InheritError::Range(what));
+    if net.mtu < MTU_MIN {
+        return range(format!(
+            "a largest packet of {} bytes: {MTU_MIN} to {} are possible",
+            net.mtu,
+            u16::MAX
+        ));
+    }
+    let rates = [net.receive.bytes, net.receive.packets, net.transmit.bytes, net.transmit.packets];
+    if rates.iter().flatten().any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+        return range("a rate of zero: at least 1 a second is possible, at once as well".into());
+    }
+    if net.guard.as_ref().is_some_and(|guard| guard.len() > ADDRESSES_MAX) {
+        return range(format!("more than {ADDRESSES_MAX} addresses of one network card"));
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ pub struct Layout {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
     /// More devices than interrupts.
-    #[error("{0} devices are more than the {max} that one microVM can have: use fewer disks", max = LAST_GSI - FIRST_DEVICE_GSI + 1)]
+    #[error("{0} devices are more than the {max} that one microVM can have: use fewer disks or networks", max = LAST_GSI - FIRST_DEVICE_GSI + 1)]
     TooManyDevices(usize),
 }
 

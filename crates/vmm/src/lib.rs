@@ -9,6 +9,7 @@ pub mod boot;
 mod bus;
 mod confine;
 mod control;
+mod devices;
 mod gate;
 mod inherit;
 mod io_loop;

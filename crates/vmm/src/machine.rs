@@ -5,8 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,11 +13,11 @@ use std::thread::{self, JoinHandle};
 use hull_jail::seccomp::Role;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{BootPlan, Slot};
-use hull_virtio::block::{Block, BlockError, BlockOptions};
+use hull_virtio::block::BlockError;
 use hull_virtio::device::{Device, Interrupt, Memory};
 use hull_virtio::mmio::{InterruptStatus, MmioTransport, QUEUE_NOTIFY};
-use hull_virtio::rng::Rng;
-use hull_virtio::vsock::{RefuseAll, Vsock, VsockParts, answers};
+use hull_virtio::net::backend::TapError;
+use hull_virtio::net::counters::Counters;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
     kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
@@ -31,6 +29,7 @@ use crate::arch::{cpuid, registers};
 use crate::boot::{Entry, acpi, firmware, linux};
 use crate::bus::Bus;
 use crate::confine;
+use crate::devices::Devices;
 use crate::gate::Gate;
 use crate::inherit::{InheritError, Slots};
 use crate::io_loop::{IoHandle, IoLoop, Seat};
@@ -60,6 +59,9 @@ pub enum BuildError {
     /// A disk cannot be offered.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// A network card cannot be offered.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// A processor could not be set up.
     #[error(transparent)]
     Registers(#[from] registers::RegisterError),
@@ -87,7 +89,7 @@ fn kvm_refused(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::Kvm { step, source }
 }
 
-fn host_refused(step: &'static str) -> impl Fn(io::Error) -> BuildError {
+pub(crate) fn host_refused(step: &'static str) -> impl Fn(io::Error) -> BuildError {
     move |source| BuildError::Host { step, source }
 }
 
@@ -101,6 +103,7 @@ pub struct Machine {
     ended: Receiver<ExitReason>,
     power_button: EventFd,
     paused: bool,
+    nets: Vec<Arc<Counters>>,
     // KVM's view of memory lives as long as the machine.
     _vm: VmFd,
     _memory: Memory,
@@ -114,7 +117,7 @@ impl Machine {
     /// When the host or KVM refuses a step; nothing has run then.
     pub fn build(plan: &BootPlan, slots: &mut Slots, woken: EventFd) -> Result<Self, BuildError> {
         // 1. The address space, and the memory in it.
-        let devices = devices(plan, slots)?;
+        let Devices { all: devices, nets } = Devices::open(plan, slots)?;
         let layout = Layout::of(plan.memory, devices.len())?;
         let memory = memory::allocate(&layout)?;
         // 2. What the guest starts with, and meanwhile the VM with its interrupt controllers: most of the time that
@@ -160,6 +163,7 @@ impl Machine {
             ended,
             power_button,
             paused: false,
+            nets,
             _vm: vm,
             _memory: memory,
         };
@@ -196,6 +200,11 @@ impl Machine {
     /// Whether the guest is paused.
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// What a network card has counted; none if there is no such card.
+    pub fn net(&self, index: u8) -> Option<&Counters> {
+        self.nets.get(usize::from(index)).map(Arc::as_ref)
     }
 
     /// Presses the power button.
@@ -269,33 +278,6 @@ fn clone(event: &EventFd) -> Result<EventFd, BuildError> {
 /// The signal that makes a vCPU leave the guest; its handler does nothing.
 pub fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
-}
-
-/// The plan's devices, in the order of the layout: disks, then vsock, then entropy.
-fn devices(plan: &BootPlan, slots: &mut Slots) -> Result<Vec<Box<dyn Device>>, BuildError> {
-    let mut devices: Vec<Box<dyn Device>> = Vec::new();
-    for disk in &plan.disks {
-        let file = slots.take(disk.file)?;
-        let options = BlockOptions { read_only: disk.read_only, id: disk.serial.clone() };
-        let block = Block::open(file, &options)?;
-        devices.push(Box::new(block));
-    }
-    if let Some(vsock) = &plan.vsock {
-        let listener = UnixListener::from(OwnedFd::from(slots.take(vsock.listener)?));
-        let (_, answers) = answers().map_err(host_refused("set up the socket device"))?;
-        // Nobody takes connections that the guest starts yet: they are refused at once.
-        let parts = VsockParts {
-            guest_cid: vsock.cid,
-            listener: Some(listener),
-            dialer: Box::new(RefuseAll),
-            answers,
-        };
-        devices.push(Box::new(Vsock::new(parts).map_err(host_refused("set up the socket device"))?));
-    }
-    if plan.rng {
-        devices.push(Box::new(Rng::new()));
-    }
-    Ok(devices)
 }
 
 #[expect(unsafe_code, reason = "a KVM handle is made from an inherited descriptor")]

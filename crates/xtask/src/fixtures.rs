@@ -82,8 +82,17 @@ pub fn bare() -> Result<PathBuf> {
     let place = target().join("fixtures/bare");
     fs::create_dir_all(&place)?;
     let source = repository().join("tests/guests/bare");
-    let parts =
-        ["entry.S", "main.c", "platform.c", "virtio.c", "devices.c", "registers.c", "rings.c", "requests.c"];
+    let parts = [
+        "entry.S",
+        "main.c",
+        "platform.c",
+        "virtio.c",
+        "devices.c",
+        "net.c",
+        "registers.c",
+        "rings.c",
+        "requests.c",
+    ];
     for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
         let half = place.join(format!("{name}.half"));
         check(

@@ -12,7 +12,7 @@ use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
 
 /// The test programs whose guests run on any KVM.
-const BARE: [&str; 3] = ["bare", "control", "jail"];
+const BARE: [&str; 4] = ["bare", "card", "control", "jail"];
 
 /// How many labs the system tests may use up.
 const LAB_TRIES: usize = 3;

@@ -87,3 +87,6 @@ void storm_all(void);
 void break_rings(void);
 void break_requests(void);
 void echo_socket(void);
+void forge_frames(void);
+void flood_host(void);
+void receive_flood(void);

@@ -128,6 +128,8 @@ int works(struct device *device)
 		return block_works(device);
 	case RNG:
 		return rng_works(device);
+	case NET:
+		return net_works(device);
 	default:
 		return socket_works(device);
 	}

@@ -80,6 +80,12 @@ static void run(const char *list)
 			break_requests();
 		else if (next(&list, "echo"))
 			echo_socket();
+		else if (next(&list, "forge"))
+			forge_frames();
+		else if (next(&list, "send"))
+			flood_host();
+		else if (next(&list, "receive"))
+			receive_flood();
 		else if (next(&list, "tick"))
 			tick(1000000);
 		else if (next(&list, "button"))

@@ -8,6 +8,20 @@
 
 struct device machine[20];
 
+static const char *name_of(u32 id)
+{
+	switch (id) {
+	case NET:
+		return "net";
+	case BLOCK:
+		return "block";
+	case RNG:
+		return "rng";
+	default:
+		return "vsock";
+	}
+}
+
 void find_devices(void)
 {
 	u32 count = 0;
@@ -19,9 +33,9 @@ void find_devices(void)
 		if (get(device, MAGIC) != 0x74726976 || get(device, VERSION) != 2)
 			continue;
 		device->id = get(device, DEVICE_ID);
-		device->name = device->id == BLOCK ? "block" : device->id == RNG ? "rng" : "vsock";
-		device->queues = device->id == VSOCK ? 3 : 1;
-		device->requests = device->id == VSOCK ? 1 : 0;
+		device->name = name_of(device->id);
+		device->queues = device->id == VSOCK || device->id == NET ? 3 : 1;
+		device->requests = device->id == VSOCK || device->id == NET ? 1 : 0;
 		count++;
 	}
 	machine[count].id = 0;

@@ -28,7 +28,7 @@ enum reg {
 #define SIZE 8
 #define QUEUES 3
 
-enum { BLOCK = 2, RNG = 4, VSOCK = 19 };
+enum { NET = 1, BLOCK = 2, RNG = 4, VSOCK = 19 };
 
 struct desc {
 	u64 address;
@@ -99,3 +99,4 @@ int broken(struct device *device);
 
 /* Uses the device as it should be, from its reset on; whether it did as asked. */
 int works(struct device *device);
+int net_works(struct device *device);

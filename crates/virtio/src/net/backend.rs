@@ -6,7 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use hull_tap::{Offload, TapError};
+use hull_tap::Offload;
+pub use hull_tap::TapError;
 
 use crate::iovec::IoVecs;
 
