@@ -2,16 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod support;
+#[path = "support/tap.rs"]
+mod tap;
 #[path = "support/vmm.rs"]
 mod vmm;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use hull_protocol::control::Command;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::units::Bytes;
 use support::boot;
+use tap::{GUEST, Network};
 use vmm::Vmm;
 
 fn host_cpuinfo(field: &str) -> String {
@@ -153,6 +158,51 @@ fn the_power_button_reaches_the_guests_init() {
     let ended = vmm.wait();
     assert_eq!(ended.status, 0, "{}", ended.log);
     assert!(ended.console.contains("PRESSED"), "{}", ended.console);
+}
+
+/// The guest's connection, once it has booted.
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < vmm::LIMIT {
+        if let Ok((stream, from)) = listener.accept() {
+            assert_eq!(from.ip().to_string(), GUEST);
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(vmm::LIMIT)).unwrap();
+            return stream;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the guest does not connect");
+}
+
+#[test]
+fn a_network_card_moves_large_segments_both_ways_and_loses_nothing() {
+    const LENGTH: usize = 8 << 20;
+    let network = Network::new();
+    let listener = network.within(|| TcpListener::bind(("10.77.0.1", 7001)).unwrap());
+    let card = |slot| Network::card(slot, true);
+    let vmm = Vmm::linux_on_network("do=net", network.tap(), card);
+    let stream = accept(&listener);
+    let content: Vec<u8> = (0..LENGTH as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut back = vec![0; LENGTH];
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| (&stream).write_all(&content).unwrap());
+        (&stream).read_exact(&mut back).unwrap();
+        sending.join().unwrap();
+    });
+    assert!(back == content, "what came back differs");
+    let stats = vmm.control().ask_net(0).unwrap();
+    for (way, traffic) in [("in", stats.receive), ("out", stats.transmit)] {
+        // On a wire it would have been at least one frame for each 1,500 bytes.
+        assert!(traffic.bytes > LENGTH as u64 && traffic.frames < traffic.bytes / 3000, "{way}: {traffic:?}");
+    }
+    assert_eq!(stats.receive.dropped.sum(), 0, "{stats:?}");
+    drop(stream);
+    let ended = vmm.wait();
+    assert_eq!(ended.status, 0, "{}", ended.log);
+    assert!(ended.console.contains("CARD 02:00:00:00:00:07 1500 up=1"), "{}", ended.console);
+    assert!(ended.console.contains("ECHOED"), "{}", ended.console);
 }
 
 #[test]

@@ -73,6 +73,17 @@ impl Vmm {
         Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, (descriptors, vec![card]))
     }
 
+    /// Starts Linux with the tests' first process and a network card.
+    pub fn linux_on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
+        let guest = bare("").with_file_name("guest");
+        let (kernel, initrd) = (guest.join("vmlinux"), guest.join("initramfs"));
+        let mut descriptors = Descriptors::default();
+        let card = card(descriptors.add(tap));
+        let cmdline = format!("console=ttyS0 quiet panic=-1 {cmdline}");
+        let with = (descriptors, vec![card]);
+        Self::launch((&kernel, Some(&initrd)), Bytes::mib(256), &cmdline, with)
+    }
+
     /// Starts a guest with a disk of 1 MiB, a socket device, entropy and a control socket.
     pub fn boot(kernel: &Path, initrd: Option<&Path>, memory: Bytes, cmdline: &str) -> Self {
         Self::launch((kernel, initrd), memory, cmdline, (Descriptors::default(), Vec::new()))

@@ -196,6 +196,9 @@ fn kernel(name: &str) -> io::Result<()> {
         "userfaultfd" => call!(libc::SYS_userfaultfd, 0),
         "memfd" => call!(libc::SYS_memfd_create, text("x").as_ptr(), 0),
         "kvm-request" => call!(libc::SYS_ioctl, 0, 0xae01, 0),
+        "take-tap" => call!(libc::SYS_ioctl, 0, libc::TUNSETIFF, [0_u8; 40].as_ptr()),
+        "keep-tap" => call!(libc::SYS_ioctl, 0, libc::TUNSETPERSIST, 1),
+        "odd-offload" => call!(libc::SYS_ioctl, 0, libc::TUNSETOFFLOAD, libc::TUN_F_UFO),
         "terminal-input" => call!(libc::SYS_ioctl, 0, libc::TIOCSTI, text("x").as_ptr()),
         "executable-memory" => call!(libc::SYS_mmap, 0, 4096, exec, anonymous, -1, 0),
         "make-executable" => {

@@ -46,8 +46,8 @@ pub fn guest_kernel() -> Result<Kernel> {
 }
 
 /// What a guest under test loads: its devices, the panic device, the power button and the way to hear of it.
-const GUEST_MODULES: [&str; 6] =
-    ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic-mmio", "button", "evdev"];
+const GUEST_MODULES: [&str; 7] =
+    ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic-mmio", "button", "evdev"];
 
 /// What the guests under test boot: `guest/vmlinux`, `guest/bzImage` and `guest/initramfs` with busybox,
 /// modules, and the test's own first process.
