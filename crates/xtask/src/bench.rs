@@ -4,6 +4,7 @@
 //! tracepoints and counters, memory from smaps. The numbers of other machines carry over as ratios only.
 
 mod near;
+mod net;
 mod peer;
 mod smaps;
 mod table;
@@ -50,7 +51,7 @@ struct Figures {
 /// By the VMM's name.
 type Measured = Vec<(String, Figures)>;
 
-const USAGE: &str = "usage: cargo xtask bench boot [--json] [--rounds N] [--peer NAME=PATH] ...
+const USAGE: &str = "usage: cargo xtask bench boot|net [--json] [--rounds N] [--peer NAME=PATH] ...
 
 Each figure is the median of N boots, 5 unless told. PATH is the program of Firecracker, Cloud Hypervisor,
 QEMU or another Hull, told by its file name.";
@@ -59,7 +60,9 @@ QEMU or another Hull, told by its file name.";
 pub fn run(args: &[String]) -> Result<()> {
     match args.split_first() {
         Some((verb, rest)) if verb == "boot" => boot(rest),
-        // What the above runs in the lab.
+        Some((verb, rest)) if verb == "net" => net::run(rest),
+        // What the above run in the lab.
+        Some((verb, rest)) if verb == "net-in-lab" => net::run_in_lab(rest),
         Some((verb, rest)) if verb == "boot-in-lab" => taken::run(rest),
         _ => bail!("{USAGE}"),
     }

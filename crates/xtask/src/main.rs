@@ -20,6 +20,8 @@ const USAGE: &str = "usage: cargo xtask VERB
   check                   formatting, lints, dependency law, sizes
   bench boot [--json] [--peer NAME=PATH]
                           measure a boot beside others', in the lab on a clock that counts instructions
+  bench net [--json] [--peer NAME=PATH]
+                          measure a network card beside QEMU's, in the same lab
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
   fixtures                make what the tests need besides the programs

@@ -57,7 +57,7 @@ fn measure(peer: &Peer, guest: &Guest) -> Result<Figures> {
     let booted = Booted::new(peer.boot(guest)?)?;
     sleep(REST);
     let user_exits_by_reason = trace::user_exits()?;
-    let vm = booted.vm()?;
+    let vm = Vm::only()?;
     let (own, theirs) = smaps::split(&smaps_of(vm.process)?, Guest::MIB << 20)?;
     let launcher = if vm.process == booted.0.id() {
         smaps::Resident::default()
@@ -110,19 +110,9 @@ impl Booted {
         bail!("the guest did not start: {line}{}", fs::read_to_string("/tmp/words")?);
     }
 
-    /// The one VM there is.
-    fn vm(&self) -> Result<Vm> {
-        let names = fs::read_dir(KVM_COUNTERS)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<Vec<_>>>()?;
-        let vms: Vec<Vm> = names.iter().filter_map(|name| Vm::parse(name)).collect();
-        let [vm] = vms.as_slice() else { bail!("KVM has {} VMs, not one", vms.len()) };
-        Ok(vm.clone())
-    }
-
     /// Ends the VMM, and with it whoever waits for it; returns when KVM has let go of its VM.
     fn end(mut self) -> Result<()> {
-        let vm = self.vm()?;
+        let vm = Vm::only()?;
         let killed = Command::new(near::BUSYBOX).args(["kill", "-9", &vm.process.to_string()]).status()?;
         if !killed.success() {
             bail!("the VMM cannot be ended");
@@ -137,8 +127,8 @@ impl Booted {
 
 /// A VM as KVM lists it.
 #[derive(Clone, Debug)]
-struct Vm {
-    process: u32,
+pub(super) struct Vm {
+    pub(super) process: u32,
     place: PathBuf,
 }
 
@@ -149,8 +139,18 @@ impl Vm {
         Some(Self { process, place: Path::new(KVM_COUNTERS).join(name) })
     }
 
+    /// The one VM there is.
+    pub(super) fn only() -> Result<Self> {
+        let names = fs::read_dir(KVM_COUNTERS)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>>>()?;
+        let vms: Vec<Self> = names.iter().filter_map(|name| Self::parse(name)).collect();
+        let [vm] = vms.as_slice() else { bail!("KVM has {} VMs, not one", vms.len()) };
+        Ok(vm.clone())
+    }
+
     /// Its counters that are not zero.
-    fn counters(&self) -> Result<BTreeMap<String, u64>> {
+    pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>> {
         let mut counters = BTreeMap::new();
         for entry in fs::read_dir(&self.place)? {
             let entry = entry?;
@@ -187,7 +187,7 @@ fn medians(taken: &[Figures]) -> Figures {
     }
 }
 
-fn median(mut values: Vec<u64>) -> u64 {
+pub(super) fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 const TRACING: &str = "/sys/kernel/debug/tracing";
 const EXEC: &str = "syscalls/sys_enter_execve";
+const CALL: &str = "raw_syscalls/sys_enter";
 const ENTRY: &str = "kvm/kvm_entry";
 const EXIT: &str = "kvm/kvm_exit";
 const USER_EXIT: &str = "kvm/kvm_userspace_exit";
@@ -59,6 +60,22 @@ pub fn times() -> Result<Times> {
 /// Exits to user space until now, by reason.
 pub fn user_exits() -> Result<BTreeMap<String, u64>> {
     Ok(hits(&read(&format!("events/{USER_EXIT}/hist"))?))
+}
+
+/// Begins to count system calls, by thread, from zero.
+pub fn count_calls() -> Result<()> {
+    let trigger = format!("events/{CALL}/trigger");
+    // There is none before the first time.
+    let _none = write(&trigger, "!hist:keys=common_pid:size=4096");
+    write(&trigger, "hist:keys=common_pid:size=4096")?;
+    write("tracing_on", "1")
+}
+
+/// Ends it: the calls of each thread, by its number.
+pub fn calls() -> Result<BTreeMap<String, u64>> {
+    let calls = hits(&read(&format!("events/{CALL}/hist"))?);
+    write(&format!("events/{CALL}/trigger"), "!hist:keys=common_pid:size=4096")?;
+    Ok(calls)
 }
 
 fn times_in(trace: &str) -> Result<Times> {
