@@ -6,8 +6,10 @@
 
 pub mod boot;
 mod exec;
+pub mod interfaces;
 pub mod kmsg;
 mod mounts;
+mod netlink;
 mod process;
 mod pump;
 pub mod server;

@@ -11,6 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::interfaces;
 use crate::kmsg::log;
 use crate::mounts::{Root, bind, mount_at};
 
@@ -30,10 +31,10 @@ pub(crate) fn failed(what: &str, error: impl std::fmt::Display) -> AgentError {
     AgentError { kind: AgentErrorKind::Failed, message: format!("{what}: {error}") }
 }
 
-/// Sets the clock and the names and joins image and disk; returns the container's root.
+/// Sets clock, names and network cards and joins image and disk; returns the container's root.
 ///
 /// # Errors
-/// When a disk is missing or cannot be mounted.
+/// When a disk or a card is missing, or cannot be mounted or set up.
 pub fn run(setup: &Setup) -> Result<PathBuf, AgentError> {
     if let Err(error) = set_clock(setup.time_unix_ns) {
         log(&format!("the clock was not set: {error}"));
@@ -41,6 +42,7 @@ pub fn run(setup: &Setup) -> Result<PathBuf, AgentError> {
     if let Err(error) = rustix::system::sethostname(setup.hostname.as_bytes()) {
         return Err(failed("setting the host name", error));
     }
+    interfaces::configure(&setup.interfaces)?;
     mount_root(setup).map_err(|error| failed("mounting the container's root", error))?;
     name_files(setup).map_err(|error| failed("writing /etc/hosts and its like", error))?;
     Ok(ROOT.into())

@@ -24,13 +24,16 @@ const fn welcome(module: &'static str, option: &'static str) -> Wanted {
 }
 
 /// In the order they are loaded: the way to the daemon first, so that it opens soonest.
-pub(super) const WANTED: [Wanted; 8] = [
+pub(super) const WANTED: [Wanted; 11] = [
     required("virtio_mmio", "CONFIG_VIRTIO_MMIO"),
     required("vmw_vsock_virtio_transport", "CONFIG_VIRTIO_VSOCKETS"),
     required("virtio_blk", "CONFIG_VIRTIO_BLK"),
     required("erofs", "CONFIG_EROFS_FS"),
     required("ext4", "CONFIG_EXT4_FS"),
     required("overlay", "CONFIG_OVERLAY_FS"),
+    welcome("virtio_net", "CONFIG_VIRTIO_NET"),
+    welcome("ipv6", "CONFIG_IPV6"),
+    welcome("af_packet", "CONFIG_PACKET"),
     welcome("virtio_rng", "CONFIG_HW_RANDOM_VIRTIO"),
     welcome("pvpanic_mmio", "CONFIG_PVPANIC_MMIO"),
 ];
