@@ -90,27 +90,38 @@ impl Netlink {
         loop {
             let (length, _) = recv(&self.socket, room.as_mut_slice(), RecvFlags::empty())?;
             let mut left = room.get(..length).unwrap_or_default();
-            while let Some((header, body, rest)) = split(left) {
-                left = rest;
-                if header.sequence_number() != self.sequence {
+            while let Some(message) = split(left) {
+                left = message.rest;
+                if message.sequence != self.sequence {
                     continue;
                 }
-                match header.message_type() {
+                match message.kind {
                     NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => return outcome(body),
-                    kind => each(kind, body),
+                    NLMSG_ERROR => return outcome(message.body),
+                    kind => each(kind, message.body),
                 }
             }
         }
     }
 }
 
-/// The first message of many, its body, and the others.
-fn split(bytes: &[u8]) -> Option<(NetlinkBuffer<&[u8]>, &[u8], &[u8])> {
+/// The first message of many, and the others.
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn split(bytes: &[u8]) -> Option<Message<'_>> {
     let header = NetlinkBuffer::new_checked(bytes).ok()?;
     let length = usize::try_from(header.length()).ok()?;
-    let body = bytes.get(HEADER..length)?;
-    Some((header, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    Some(Message {
+        kind: header.message_type(),
+        sequence: header.sequence_number(),
+        body: bytes.get(HEADER..length)?,
+        rest: bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    })
 }
 
 /// An error message's number; zero is an acknowledgement.

@@ -7,6 +7,7 @@
 //! | [`fleet`] | all of them, by id and name |
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
+//! | [`resolver`] | names of containers, for each network |
 //! | [`plan`], [`launch`], [`disk`] | from a specification to a running `hull-vmm`, which is spawned and never linked |
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod launch;
 pub mod microvm;
 pub mod paths;
 pub mod plan;
+pub mod resolver;
 pub mod serve;
 pub mod state;
 

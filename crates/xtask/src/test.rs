@@ -46,7 +46,7 @@ struct Counts {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&["acpica-tools", "gcc", "libc6-dev", "openssl"])?;
+    need_packages(&["acpica-tools", "gcc", "iproute2", "libc6-dev", "openssl"])?;
     let all = build()?;
     programs::build_beside_hull()?;
     set_up()?;
