@@ -20,7 +20,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use hull_protocol::network::InterfaceAddress;
@@ -115,6 +115,17 @@ impl Default for Limits {
     }
 }
 
+/// A container, as others of a network know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// The names it goes by on that network; its addresses lead back to the first.
+    pub names: Vec<String>,
+    /// Its addresses there.
+    pub addresses: Vec<IpAddr>,
+    /// The ids of the other networks it is on: it knows their names too.
+    pub others: Vec<String>,
+}
+
 /// Why a network has no resolver.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolverError {
@@ -148,6 +159,8 @@ struct Shared {
     watcher: Option<Watcher>,
     queries: Arc<Semaphore>,
     limits: Limits,
+    /// The names of each network that is served, by its id.
+    zones: RwLock<HashMap<String, Arc<Zone>>>,
 }
 
 /// One network, as its tasks see it.
@@ -155,18 +168,15 @@ struct Network {
     id: String,
     /// The bridge's addresses: their networks are where clients are.
     addresses: Vec<InterfaceAddress>,
-    zone: RwLock<Arc<Zone>>,
     shares: Shares,
 }
 
-struct Running {
-    network: Arc<Network>,
-    task: AbortHandle,
-}
+/// A network's task, ended with this value.
+struct Running(AbortHandle);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -180,6 +190,7 @@ impl Resolver {
             watcher: options.watcher,
             queries: Arc::new(Semaphore::new(options.limits.queries)),
             limits: options.limits,
+            zones: RwLock::default(),
         };
         Self { port: options.port, shared: Arc::new(shared), networks: Mutex::default() }
     }
@@ -208,27 +219,24 @@ impl Resolver {
         let network = Arc::new(Network {
             id: id.to_owned(),
             addresses: addresses.to_vec(),
-            zone: RwLock::default(),
             shares: Shares::new(self.shared.limits),
         });
         let task = tokio::spawn(serve::serve(self.shared.clone(), network.clone(), sockets)).abort_handle();
-        networks.insert(id.to_owned(), Running { network, task });
+        networks.insert(id.to_owned(), Running(task));
+        self.shared.zones_mut().insert(id.to_owned(), Arc::default());
         Ok(())
     }
 
     /// Stops serving a network; false when it was not served.
     pub fn remove_network(&self, id: &str) -> bool {
+        self.shared.zones_mut().remove(id);
         self.networks().remove(id).is_some()
     }
 
-    /// Replaces all names of a network: for each of its containers the names it goes by, the one its addresses lead
-    /// back to first, and its addresses. False when the network is not served.
-    pub fn set_names(&self, id: &str, names: &[(Vec<String>, Vec<IpAddr>)]) -> bool {
-        let networks = self.networks();
-        let Some(running) = networks.get(id) else { return false };
-        let zone = Arc::new(Zone::new(names));
-        *running.network.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
-        true
+    /// Replaces all names of a network. False when the network is not served.
+    pub fn set_names(&self, id: &str, containers: &[Container]) -> bool {
+        let zone = Arc::new(Zone::new(containers));
+        self.shared.zones_mut().get_mut(id).map(|old| *old = zone).is_some()
     }
 
     fn networks(&self) -> MutexGuard<'_, HashMap<String, Running>> {
@@ -236,11 +244,18 @@ impl Resolver {
     }
 }
 
-impl Network {
-    fn zone(&self) -> Arc<Zone> {
-        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
+impl Shared {
+    fn zone(&self, id: &str) -> Arc<Zone> {
+        let zones = self.zones.read().unwrap_or_else(PoisonError::into_inner);
+        zones.get(id).cloned().unwrap_or_default()
     }
 
+    fn zones_mut(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Zone>>> {
+        self.zones.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Network {
     /// Whether an address is of this network.
     fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| same_network(*own, address))

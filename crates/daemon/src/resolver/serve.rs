@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::message::{self, Asked, QUERY_MAX, Received, STREAM_MAX, encode};
 use super::share::{Kind, Place};
-use super::zone::{Known, spelled};
+use super::zone::{Known, otherwise, spelled};
 use super::{Answer, Network, Shared};
 
 /// How long a connection may be silent, and an answer take to be read.
@@ -161,9 +161,18 @@ async fn converse(
     }
 }
 
+/// What is known here: names of the client's network, of its other networks, and what is never asked for outside.
+fn known(shared: &Shared, network: &Network, client: IpAddr, asked: &Asked) -> Known {
+    let (question, turn) = (&asked.question, asked.turn());
+    let own = shared.zone(&network.id);
+    let of_others = || own.others_of(client).iter().find_map(|id| shared.zone(id).find(question, turn));
+    let found = own.find(question, turn).or_else(of_others);
+    found.unwrap_or_else(|| otherwise(question, |address| network.has(address)))
+}
+
 /// The answer to a query; None when it must not have one.
 async fn respond(shared: &Shared, network: &Network, client: IpAddr, asked: &Asked) -> Option<Message> {
-    match network.zone().lookup(&asked.question, |address| network.has(address), asked.turn()) {
+    match known(shared, network, client, asked) {
         Known::Records(records) => {
             let mut reply = asked.reply(ResponseCode::NoError);
             reply.metadata.authoritative = true;

@@ -34,11 +34,33 @@ async fn names_are_those_of_the_clients_own_network() {
         assert_eq!(served.lookup(client, name, RecordType::A).await, Err(ResponseCode::NXDomain), "{name}");
     }
     // New names are there at once, and old ones gone.
-    served.resolver.set_names("first", &[(vec!["new".into()], vec!["127.81.0.4".parse().unwrap()])]);
+    served.resolver.set_names("first", &[container("new", "127.81.0.4")]);
     assert_eq!(served.lookup(FIRST.1, "new.", RecordType::A).await, found("127.81.0.4"));
     assert_eq!(served.lookup(FIRST.1, "web.", RecordType::A).await, Err(ResponseCode::NXDomain));
     assert!(upstream.asked().is_empty(), "{:?}", upstream.asked());
     assert!(!served.resolver.set_names("third", &[]));
+}
+
+#[tokio::test]
+async fn who_is_on_several_networks_knows_the_names_of_all() {
+    let served = serve(&Upstream::start(obliging).await);
+    let both = Container { others: vec!["second".into(), "gone".into()], ..container("both", FIRST.1) };
+    served.resolver.set_names("first", &[both, container("web", "127.81.0.2")]);
+    let neighbour = "127.81.0.10";
+    for (client, name, found) in [
+        (FIRST.1, "secret.", Ok(vec!["127.82.0.2".to_owned()])),
+        (FIRST.1, "2.0.82.127.in-addr.arpa.", Ok(vec!["secret.".to_owned()])),
+        (FIRST.1, "web.", Ok(vec!["127.81.0.2".to_owned()])),
+        (neighbour, "both.", Ok(vec![FIRST.1.to_owned()])),
+        (neighbour, "secret.", Err(ResponseCode::NXDomain)),
+        (SECOND.1, "both.", Err(ResponseCode::NXDomain)),
+    ] {
+        let kind = if name.contains("arpa") { RecordType::PTR } else { RecordType::A };
+        assert_eq!(served.lookup(client, name, kind).await, found, "{client} {name}");
+    }
+    // What is gone is known to nobody.
+    served.resolver.remove_network("second");
+    assert_eq!(served.lookup(FIRST.1, "secret.", RecordType::A).await, Err(ResponseCode::NXDomain));
 }
 
 #[tokio::test]
@@ -275,7 +297,7 @@ async fn a_network_comes_and_goes() {
     assert_eq!(timeout(PATIENCE, open.read(&mut [0; 9])).await.unwrap().unwrap_or(0), 0);
     served.resolver.add_network("first", &[address(FIRST.0), address("::1/128")], None).unwrap();
     assert_eq!(served.lookup(FIRST.1, "web.", RecordType::A).await, Err(ResponseCode::NXDomain));
-    served.resolver.set_names("first", &[(vec!["six".into()], vec!["fd00::6".parse().unwrap()])]);
+    served.resolver.set_names("first", &[container("six", "fd00::6")]);
     let socket = UdpSocket::bind("[::1]:0").await.unwrap();
     let query = question("six.", RecordType::AAAA);
     socket.send_to(&query.to_vec().unwrap(), ("::1", served.port)).await.unwrap();

@@ -10,6 +10,8 @@ use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
+use super::Container;
+
 /// How long a client may remember an answer, in seconds: the next container of the name has another address.
 const LIFETIME: u32 = 5;
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -20,6 +22,8 @@ pub(super) struct Zone {
     /// By name in lower case, without the last dot.
     addresses: HashMap<String, Vec<IpAddr>>,
     names: HashMap<IpAddr, Name>,
+    /// The other networks of the container that has the address.
+    others: HashMap<IpAddr, Vec<String>>,
 }
 
 /// What is known here about a question.
@@ -43,10 +47,13 @@ pub(super) fn spelled(name: &Name) -> String {
 }
 
 impl Zone {
-    /// A zone of containers, each with its names and addresses. A name of several of them leads to all.
-    pub(super) fn new(containers: &[(Vec<String>, Vec<IpAddr>)]) -> Self {
+    /// A zone of containers. A name of several of them leads to all.
+    pub(super) fn new(containers: &[Container]) -> Self {
         let mut zone = Self::default();
-        for (names, addresses) in containers {
+        for Container { names, addresses, others } in containers {
+            if !others.is_empty() {
+                zone.others.extend(addresses.iter().map(|address| (*address, others.clone())));
+            }
             // What is no name in DNS cannot be asked for either.
             let names = names.iter().filter_map(|name| Name::from_ascii(name).ok());
             let mut names = names.filter(|name| !spelled(name).is_empty()).peekable();
@@ -67,39 +74,39 @@ impl Zone {
         zone
     }
 
-    /// What is known about a question. `is_own` tells addresses of the network; `turn` is any number, so that
-    /// the first of several addresses is another one each time.
-    pub(super) fn lookup(&self, question: &Query, is_own: impl Fn(IpAddr) -> bool, turn: u16) -> Known {
-        let name = question.name();
-        let spelled = spelled(name);
-        if let Some(addresses) = self.addresses.get(&spelled) {
-            return records(question, addresses, turn);
-        }
-        if spelled == "localhost" || spelled.ends_with(".localhost") {
-            return records(question, &LOOPBACK, 0);
-        }
-        if let Some(address) = address_of_pointer(name)
-            && (is_own(address) || self.names.contains_key(&address))
-        {
-            return self.pointer(question, address);
-        }
-        let of_one_word = name.num_labels() == 1;
-        if of_one_word && matches!(question.query_type(), RecordType::A | RecordType::AAAA) {
-            return Known::Code(ResponseCode::NXDomain);
-        }
-        Known::Nothing
+    /// The other networks of a client.
+    pub(super) fn others_of(&self, client: IpAddr) -> &[String] {
+        self.others.get(&client).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn pointer(&self, question: &Query, address: IpAddr) -> Known {
-        match self.names.get(&address) {
-            Some(name) if question.query_type() == RecordType::PTR => {
-                let data = RData::PTR(PTR(name.clone()));
-                Known::Records(vec![Record::from_rdata(question.name().clone(), LIFETIME, data)])
-            }
-            Some(_) => Known::Records(Vec::new()),
-            None => Known::Code(ResponseCode::NXDomain),
+    /// What a container's name or address has to do with a question; None when no container has it. `turn` is any
+    /// number, so that the first of several addresses is another one each time.
+    pub(super) fn find(&self, question: &Query, turn: u16) -> Option<Known> {
+        if let Some(addresses) = self.addresses.get(&spelled(question.name())) {
+            return Some(records(question, addresses, turn));
         }
+        let name = self.names.get(&address_of_pointer(question.name())?)?;
+        if question.query_type() != RecordType::PTR {
+            return Some(Known::Records(Vec::new()));
+        }
+        let data = RData::PTR(PTR(name.clone()));
+        Some(Known::Records(vec![Record::from_rdata(question.name().clone(), LIFETIME, data)]))
     }
+}
+
+/// What is known about a question that no container has to do with. `is_own` tells addresses of the network.
+pub(super) fn otherwise(question: &Query, is_own: impl Fn(IpAddr) -> bool) -> Known {
+    let name = question.name();
+    let spelled = spelled(name);
+    if spelled == "localhost" || spelled.ends_with(".localhost") {
+        return records(question, &LOOPBACK, 0);
+    }
+    let of_one_word =
+        name.num_labels() == 1 && matches!(question.query_type(), RecordType::A | RecordType::AAAA);
+    if of_one_word || address_of_pointer(name).is_some_and(is_own) {
+        return Known::Code(ResponseCode::NXDomain);
+    }
+    Known::Nothing
 }
 
 fn records(question: &Query, addresses: &[IpAddr], turn: u16) -> Known {

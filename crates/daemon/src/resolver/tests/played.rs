@@ -136,10 +136,14 @@ pub(super) fn serve_with(upstreams: &[SocketAddr], limits: Limits, watcher: Opti
     for (id, (own, _)) in [("first", FIRST), ("second", SECOND)] {
         resolver.add_network(id, &[address(own)], Some("lo")).unwrap();
     }
-    let names = |name: &str, own: &str| (vec![name.to_owned()], vec![own.parse().unwrap()]);
-    assert!(resolver.set_names("first", &[names("web", "127.81.0.2"), names("db", "127.81.0.3")]));
-    assert!(resolver.set_names("second", &[names("secret", "127.82.0.2")]));
+    assert!(resolver.set_names("first", &[container("web", "127.81.0.2"), container("db", "127.81.0.3")]));
+    assert!(resolver.set_names("second", &[container("secret", "127.82.0.2")]));
     Served { resolver, port, _list: list }
+}
+
+pub(super) fn container(name: &str, address: &str) -> Container {
+    let (names, addresses) = (vec![name.to_owned()], vec![address.parse().unwrap()]);
+    Container { names, addresses, others: Vec::new() }
 }
 
 pub(super) fn serve(upstream: &Upstream) -> Served {
