@@ -111,6 +111,18 @@ pub fn bare() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// `net`, the program that tests have guests run on their networks.
+pub fn net() -> Result<PathBuf> {
+    need_packages(&["gcc", "libc6-dev"])?;
+    let place = target().join("fixtures/net");
+    let source = repository().join("tests/guests/net.c");
+    make(&place, &fs::read_to_string(&source)?, |half| {
+        let flags = ["-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-o"];
+        check(Command::new("gcc").args(flags).arg(half).arg(&source))
+    })?;
+    Ok(place)
+}
+
 /// The initial RAM disk of guests whose boot is measured: busybox, and a first process that says one line.
 pub fn first_line() -> Result<PathBuf> {
     need_packages(&["busybox-static"])?;

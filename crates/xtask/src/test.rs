@@ -97,6 +97,7 @@ fn set_up() -> Result<()> {
     images::images()?;
     fixtures::guest()?;
     fixtures::bare()?;
+    fixtures::net()?;
     // The packages of three stock kernels: the guests' own, the lab's, and a newer one.
     fixtures::lab_kernel()?;
     fixtures::newer_kernel()?;
