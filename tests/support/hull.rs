@@ -96,7 +96,7 @@ impl Hull {
     }
 
     /// Whether this was a guest that the emulated host lost, so that it may be run again.
-    fn lost(&self, args: &[&str], status: i32, stderr: &str) -> bool {
+    pub fn lost(&self, args: &[&str], status: i32, stderr: &str) -> bool {
         let crashes = ["kernel panicked", "asked for a reset", "triple fault", "did not answer"];
         let crashed = status == 125 && crashes.iter().any(|crash| stderr.contains(crash));
         let lost = args.first() == Some(&"run") && (status == 124 || crashed) && lost::forgive(stderr);

@@ -1,0 +1,253 @@
+//! Networks from end to end: real guests, a real neighbour, real frames.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+#[path = "support/frame.rs"]
+mod frame;
+#[path = "support/hull.rs"]
+mod hull;
+#[path = "support/world.rs"]
+mod world;
+
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use frame::{FORGED, HONEST, hex};
+use hull::Said;
+use world::{BIG, FAR, FAR6, HOST, HOST6, METADATA, World, sha256};
+
+/// How long a server that floods floods.
+const FLOOD: Duration = Duration::from_secs(20);
+/// How soon what was not flooded must flow after it.
+const AT_ONCE: &str = "30";
+/// How long a guest waits for what must not come.
+const SILENCE: &str = "5";
+
+fn curl<'a>(command: &[&'a str]) -> Vec<&'a str> {
+    [&["curl", "--silent", "--show-error", "--fail", "--max-time"], command].concat()
+}
+
+#[test]
+fn a_published_web_server_is_reached_from_everywhere() {
+    let world = World::get();
+    let serve = "mkdir /www; dd if=/dev/urandom of=/www/big bs=1M count=10 2>/dev/null; \
+                 sha256sum /www/big; echo hello >/www/small; httpd -p '[::]:80' -h /www";
+    world.start("web", &["-p", "8080:80"], serve);
+    let said = world.ok(&["logs", "web"]);
+    let expected = said.split_whitespace().next().unwrap();
+    assert!(world.ok(&["port", "web"]).contains("8080"), "{}", world.ok(&["port", "web"]));
+    let fetched = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    // The host, by loopback and by its own address; the neighbour, in both families.
+    for place in ["127.0.0.1", "[::1]", HOST] {
+        let url = format!("http://{place}:8080/small");
+        assert_eq!(fetched(&mut world.on_host(&curl(&["60", &url]))), b"hello\n", "{place}");
+    }
+    for place in [HOST.to_owned(), format!("[{HOST6}]")] {
+        let url = format!("http://{place}:8080/big");
+        let big = fetched(&mut world.on_far(&curl(&["300", &url])));
+        assert_eq!((big.len(), sha256(&big).as_str()), (10 << 20, expected), "{place}");
+    }
+    // Other containers, by name and by the host's address.
+    let script = format!("wget -q -O - http://web/big | sha256sum; wget -q -O - http://{HOST}:8080/small");
+    let said = world.script(&[], &script);
+    assert!(said.starts_with(expected) && said.contains("hello"), "{said}");
+    let taken = world.hull(&["run", "--rm", "-p", "8080:80", "tools", "true"]);
+    assert!(taken.status != 0 && taken.stderr.contains("8080"), "{taken:?}");
+    world.ok(&["rm", "-f", "web"]);
+    let gone = world.on_host(&curl(&["5", "http://127.0.0.1:8080/small"])).output().unwrap();
+    assert!(!gone.status.success());
+}
+
+#[test]
+fn guests_reach_the_outside_under_the_hosts_address() {
+    let world = World::get();
+    let big = world.serve_far();
+    let script = format!(
+        "for server in {FAR} '[{FAR6}]'; do wget -q -O /big http://$server/big; sha256sum </big; done
+         head -c {} /big >/half; sha256sum </half
+         for server in {FAR} {FAR6}; do nc $server 80 </half; net echo $server 7 200; done
+         net features eth0",
+        BIG / 2
+    );
+    // A lost datagram is no failure, a changed one is.
+    let said = world.script(&[], &script);
+    let lines: Vec<&str> = said.lines().map(|line| line.split("  ").next().unwrap()).collect();
+    let (whole, half) = (sha256(&big), sha256(&big[..BIG / 2]));
+    let [one, two, own, up, echoed, up6, echoed6, features @ ..] = lines.as_slice() else { panic!("{said}") };
+    // Checksums are equal both ways, in both families.
+    assert_eq!([one, two], [&whole, &whole]);
+    assert_eq!([own, up, up6], [&half; 3]);
+    for echoed in [echoed, echoed6] {
+        let came_back: u32 = echoed.split(' ').next().unwrap().parse().unwrap();
+        assert!(came_back >= 195, "{echoed}");
+    }
+    assert_eq!(features, ["tx-checksum on", "rx-checksum on", "scatter-gather on", "tso on"]);
+}
+
+#[test]
+fn after_a_flood_traffic_flows_at_once() {
+    let world = World::get();
+    let serve = "mkdir /www; echo hello >/www/small; httpd -p 80 -h /www";
+    world.start("flooded", &["-p", "8081:80", "-p", "8081:9/udp"], serve);
+    world.far(|| {
+        let socket = UdpSocket::bind((FAR, 0)).unwrap();
+        let (start, datagram) = (Instant::now(), [0x55; 1400]);
+        while start.elapsed() < FLOOD {
+            let _full = socket.send_to(&datagram, (HOST, 8081));
+        }
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    let url = format!("http://{HOST}:8081/small");
+    let output = world.on_far(&curl(&[AT_ONCE, &url])).output().unwrap();
+    assert_eq!(output.stdout, b"hello\n", "{}", String::from_utf8_lossy(&output.stderr));
+    world.ok(&["rm", "-f", "flooded"]);
+}
+
+/// Six bytes of an Ethernet address.
+fn mac(text: &str) -> [u8; 6] {
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+#[test]
+fn what_a_guest_forges_reaches_nobody() {
+    let world = World::get();
+    world.ok(&["network", "create", "arena"]);
+    world.start("victim", &["--network", "arena"], "net listen eth0 3000 >/seen &");
+    world.start("villain", &["--network", "arena"], "");
+    let four = |name| world.address(name, "ip").parse::<Ipv4Addr>().unwrap();
+    let six = |name| world.address(name, "ip6").parse::<Ipv6Addr>().unwrap();
+    let (own, victim) = (mac(&world.address("villain", "mac")), mac(&world.address("victim", "mac")));
+    let gateway: Ipv4Addr = world.gateway("arena", "gateway").parse().unwrap();
+    let gateway6: Ipv6Addr = world.gateway("arena", "gateway6").parse().unwrap();
+    let (ip, theirs, ip6) = (four("villain"), four("victim"), six("villain"));
+    let nobody = [0x02, 0xba, 0xd0, 0, 0, 1];
+    let stolen = frame::udp4(own, theirs, theirs, (9, 9), FORGED);
+    let forged = [
+        frame::arp(own, own, gateway, theirs, FORGED),
+        frame::arp(own, nobody, ip, theirs, FORGED),
+        frame::arp(nobody, nobody, ip, theirs, FORGED),
+        frame::udp4(nobody, ip, theirs, (9, 9), FORGED),
+        frame::udp4(victim, ip, theirs, (9, 9), FORGED),
+        stolen.clone(),
+        frame::udp4(own, Ipv4Addr::new(192, 0, 2, 66), theirs, (9, 9), FORGED),
+        frame::udp4(own, ip, Ipv4Addr::BROADCAST, (67, 68), FORGED),
+        frame::neighbour(own, ip6, gateway6),
+        frame::neighbour(own, ip6, six("victim")),
+        frame::router(own, frame::link_local(own)),
+        frame::router(own, ip6),
+        frame::plain6(own, six("victim")),
+        frame::tagged(&stolen),
+    ];
+    // The same way an honest one takes, before and after them: so what is not seen was stopped.
+    let honest = frame::udp4(own, ip, theirs, (9, 9), HONEST);
+    let frames: Vec<String> = std::iter::once(&honest)
+        .chain(&forged)
+        .chain(std::iter::once(&honest))
+        .map(|frame| hex(frame))
+        .collect();
+    let sender = format!("net send eth0 {}", frames.join(" "));
+    world.ok(&["rm", "-f", "villain"]);
+    let (address, card) = (ip.to_string(), spelled(own));
+    let flags = ["--network", "arena", "--ip", &address, "--ip6", &ip6.to_string(), "--mac", &card];
+    assert_eq!(world.script(&flags, &sender), "sent\n");
+    let seen = seen_by(world, "victim");
+    let count = |mark: &[u8]| seen.matches(&hex(mark)).count();
+    assert_eq!(count(HONEST), 2, "{seen}");
+    assert_eq!(count(FORGED), 0, "{seen}");
+    // Neither does the host believe any of it.
+    let neighbours = world.on_host(&["ip", "neigh"]).output().unwrap();
+    let neighbours = String::from_utf8_lossy(&neighbours.stdout).into_owned();
+    assert!(!neighbours.contains("02:ba:d0:00:00:01"), "{neighbours}");
+    let routes = world.on_host(&["ip", "-6", "route"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&routes.stdout).contains("2001:db8:bad"));
+    world.ok(&["rm", "-f", "victim"]);
+    world.ok(&["network", "rm", "arena"]);
+}
+
+fn spelled(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// What a listening container has seen.
+fn seen_by(world: &World, name: &str) -> String {
+    world.ok(&["kill", "--signal", "USR1", name]);
+    std::thread::sleep(Duration::from_secs(3));
+    world.ok(&["logs", name])
+}
+
+#[test]
+fn networks_are_apart_and_metadata_is_out_of_reach() {
+    let world = World::get();
+    for name in ["one", "two"] {
+        world.ok(&["network", "create", name]);
+    }
+    let serve = "mkdir /www; echo hello >/www/small; httpd -p '[::]:80' -h /www";
+    world.start("one-web", &["--network", "one"], serve);
+    world.start("two-web", &["--network", "two"], serve);
+    let metadata: Vec<TcpListener> =
+        METADATA.iter().map(|address| world.far(|| TcpListener::bind((*address, 8000)).unwrap())).collect();
+    let reach = |address: &str, port: u16| {
+        let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        format!("wget -q -T {SILENCE} -O - http://{address}:{port}/small || echo no; ")
+    };
+    let own = ["ip", "ip6"].map(|kind| reach(&world.address("one-web", kind), 80)).concat();
+    let others = ["ip", "ip6"].map(|kind| reach(&world.address("two-web", kind), 80)).concat();
+    assert_eq!(world.script(&["--network", "one"], &own), "hello\nhello\n");
+    assert_eq!(world.script(&["--network", "one"], &others), "no\nno\n");
+    // Nor by name, and the host's own services neither.
+    let service = world.near(|| TcpListener::bind("[::]:22").unwrap());
+    let gateway = world.gateway("one", "gateway");
+    let host =
+        format!("{}{}nslookup two-web >/dev/null 2>&1 || echo no", reach(HOST, 22), reach(&gateway, 22));
+    assert_eq!(world.script(&["--network", "one"], &host), "no\nno\nno\n");
+    // The way to the metadata is there: the host's own connection is taken.
+    for (listener, address) in metadata.iter().zip(METADATA) {
+        assert!(world.near(|| TcpStream::connect((address, 8000))).is_ok(), "{address}");
+        assert!(listener.accept().is_ok());
+    }
+    let blocked: String = METADATA.iter().map(|address| reach(address, 8000)).collect();
+    assert_eq!(world.script(&[], &blocked), "no\nno\n");
+    for listener in metadata.iter().chain([&service]) {
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "a guest came through to {listener:?}");
+    }
+    world.ok(&["rm", "-f", "one-web", "two-web"]);
+    world.ok(&["network", "rm", "one", "two"]);
+}
+
+#[test]
+fn names_lead_where_they_should() {
+    let world = World::get();
+    world.serve_names();
+    world.ok(&["network", "create", "front"]);
+    world.ok(&["network", "create", "back"]);
+    let serve = "mkdir /www; echo $(hostname) >/www/name; httpd -p '[::]:80' -h /www";
+    world.start("db", &["--network", "back", "--network-alias", "store", "--hostname", "data-1"], serve);
+    let flags = ["--network", "front", "--network", "back", "--add-host", "fixed.example:192.0.2.9"];
+    let script = "for name in db store data-1; do wget -q -O - http://$name/name; done
+        nslookup www.outside.example | grep -o '203.0.113.2\\|2001:db8:1::2' | sort -u
+        ping -c 1 fixed.example 2>&1 | head -n 1 | grep -o '192.0.2.9'
+        nslookup nobody.outside.example >/dev/null 2>&1 || echo none
+        ip -o -4 addr show | grep -c eth";
+    let said = world.script(&flags, script);
+    assert_eq!(said, "data-1\ndata-1\ndata-1\n2001:db8:1::2\n203.0.113.2\n192.0.2.9\nnone\n2\n");
+    // Another network's names do not exist.
+    let said = world.script(&["--network", "front"], "nslookup db >/dev/null 2>&1 || echo none");
+    assert_eq!(said, "none\n");
+    let resolvers = "grep nameserver /etc/resolv.conf; nslookup www.outside.example | grep -c 203.0.113.2";
+    let said = world.script(&["--dns", FAR], resolvers);
+    assert!(said.starts_with(&format!("nameserver {FAR}\n")), "{said}");
+    assert_eq!(world.script(&["--network", "none"], "ip -o link | wc -l"), "1\n");
+    let unknown = world.hull(&["run", "--rm", "--network", "nothing", "tools", "true"]);
+    refused(&unknown, "nothing");
+    world.ok(&["rm", "-f", "db"]);
+    world.ok(&["network", "rm", "front", "back"]);
+}
+
+fn refused(said: &Said, words: &str) {
+    assert!(said.status != 0 && said.stderr.contains(words), "{said:?}");
+}
