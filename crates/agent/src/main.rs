@@ -30,6 +30,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> std::io::Result<()> {
+    // A container sees the child that is to join it before that is another program: it may not look into it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     boot::prepare()?;
     let server = Server::new(Guest {
         setup: setup::run,

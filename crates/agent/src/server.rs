@@ -4,7 +4,7 @@
 //! Invariant: the newest control connection is the one that is told of events; a request is answered exactly
 //! once; no message and no greeting is larger than [`hull_protocol::frame::MESSAGE_MAX`].
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,16 +14,16 @@ use std::thread;
 use std::time::Duration;
 
 use hull_protocol::agent::{
-    AgentError, AgentErrorKind, Command, Event, Message, ProcessSpec, ProcessState, Ready, Request, Setup,
-    StreamHello, VERSION,
+    AgentError, AgentErrorKind, Command, Event, Message, ProcessSpec, Ready, Request, Setup, StreamHello,
+    VERSION,
 };
 use hull_protocol::frame;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use vsock::{VMADDR_CID_HOST, VsockListener};
 
 use crate::kmsg::log;
+use crate::messages::{read_message, write_message};
 use crate::process::{Place, Process};
+use crate::processes::{Admitted, Processes};
 use crate::setup::{failed, set_clock};
 use crate::streams::Streams;
 
@@ -41,7 +41,7 @@ const HELLO_MAX: usize = 64 << 10;
 const ACCEPT_TRIES: u32 = 100;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// The most connections that are greeted at one time.
-const GREETED_MAX: usize = 64;
+const GREETED_MAX: usize = 256;
 
 /// Where connections come from.
 pub enum Listener {
@@ -111,7 +111,7 @@ pub struct Server {
 struct State {
     /// The root and what it was made from, after Setup.
     ready: Option<(PathBuf, Setup)>,
-    process: Option<(String, Arc<Process>)>,
+    processes: Processes,
     /// The newest control connection.
     host: Option<Arc<Connection>>,
     /// The end has been ordered.
@@ -229,7 +229,7 @@ impl Server {
             Command::Setup(setup) => reply(self.set_up(*setup)),
             Command::Start(spec) => {
                 let connection = connection.clone();
-                let (place, process) = match self.admit(&spec) {
+                let (place, admitted) = match self.admit(&spec) {
                     Ok(admitted) => admitted,
                     Err(error) => {
                         reply(Err(error));
@@ -237,16 +237,16 @@ impl Server {
                     }
                 };
                 spawn("process", move || {
-                    self.run(&place, &process, &spec, |result| {
+                    self.run(&place, admitted, &spec, |result| {
                         connection.send(&Message::Reply { seq, result })
                     });
                 })?;
             }
             Command::Signal { process, signal, group } => {
-                reply(self.process(&process).and_then(|process| process.signal(signal, group)));
+                reply(self.state().processes.get(&process).and_then(|process| process.signal(signal, group)));
             }
             Command::Resize { process, size } => {
-                reply(self.process(&process).and_then(|process| process.resize(size)));
+                reply(self.state().processes.get(&process).and_then(|process| process.resize(size)));
             }
             Command::SetTime(unix_ns) => {
                 reply(set_clock(unix_ns).map_err(|error| failed("setting the clock", error)));
@@ -272,14 +272,7 @@ impl Server {
         Ok(())
     }
 
-    fn process(&self, id: &str) -> Result<Arc<Process>, AgentError> {
-        match &self.state().process {
-            Some((known, process)) if known == id => Ok(process.clone()),
-            _ => Err(invalid(format!("there is no process {id}"))),
-        }
-    }
-
-    fn admit(&self, spec: &ProcessSpec) -> Result<(Place, Arc<Process>), AgentError> {
+    fn admit(&self, spec: &ProcessSpec) -> Result<(Place, Admitted), AgentError> {
         if spec.args.is_empty() {
             return Err(invalid("no command: neither the image nor the request names one"));
         }
@@ -288,9 +281,6 @@ impl Server {
             return Err(invalid("this guest is being shut down"));
         }
         let Some((root, setup)) = &state.ready else { return Err(invalid("the guest is not set up yet")) };
-        if state.process.is_some() {
-            return Err(invalid("this guest runs one process, and it has been started"));
-        }
         let place = Place {
             root: root.clone(),
             read_only: setup.read_only,
@@ -300,23 +290,24 @@ impl Server {
             streams: self.streams.clone(),
             stream_wait: self.guest.stream_wait,
         };
-        let process = Arc::new(Process::default());
-        state.process = Some((spec.id.clone(), process.clone()));
-        Ok((place, process))
+        let admitted = state.processes.admit(spec)?;
+        self.streams.open(&spec.id);
+        Ok((place, admitted))
     }
 
     fn run(
         &self,
         place: &Place,
-        process: &Process,
+        admitted: Admitted,
         spec: &ProcessSpec,
         reply: impl FnOnce(Result<(), AgentError>),
     ) {
-        let running = match process.start(place, spec) {
+        let Admitted { process, container } = admitted;
+        let running = match process.start(place, spec, container) {
             Ok(running) => running,
             Err(error) => {
                 self.streams.forget(&spec.id);
-                self.state().process = None;
+                self.state().processes.remove(&spec.id);
                 reply(Err(error));
                 return;
             }
@@ -330,9 +321,13 @@ impl Server {
         process.tell();
     }
 
+    fn first(&self) -> Option<Arc<Process>> {
+        self.state().processes.first()
+    }
+
     fn shut_down(&self, grace: Duration) {
-        let process = self.state().process.as_ref().map(|(_, process)| process.clone());
-        if let Some(process) = process {
+        // With the container's own process end all others.
+        if let Some(process) = self.first() {
             let ended = process.signal(rustix::process::Signal::TERM.as_raw(), false).is_ok()
                 && process.told_within(grace);
             if !ended && process.signal(rustix::process::Signal::KILL.as_raw(), false).is_ok() {
@@ -345,13 +340,10 @@ impl Server {
 }
 
 fn ready(state: &State) -> Ready {
-    let process = state.process.iter();
     Ready {
         version: VERSION,
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        processes: process
-            .map(|(id, process)| ProcessState { id: id.clone(), exit: process.exit() })
-            .collect(),
+        processes: state.processes.states(),
     }
 }
 
@@ -367,30 +359,4 @@ fn greet(streams: &Streams, mut connection: UnixStream) -> io::Result<()> {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(work).map(drop)
-}
-
-/// One framed message of at most `limit` bytes; None at the end of the stream.
-fn read_message<T: DeserializeOwned>(stream: &mut impl Read, limit: usize) -> io::Result<Option<T>> {
-    let mut prefix = [0; 4];
-    match stream.read_exact(&mut prefix) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let length = frame::length(prefix).map_err(io::Error::other)?;
-    if length > limit {
-        return Err(io::Error::other(format!(
-            "a message of {length} bytes where at most {limit} were expected"
-        )));
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok(Some(serde_json::from_slice(&body)?))
-}
-
-fn write_message(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
-    let mut bytes = frame::prefix(body.len()).map_err(io::Error::other)?.to_vec();
-    bytes.extend(body);
-    stream.write_all(&bytes)
 }

@@ -1,8 +1,9 @@
-//! What happens in a container's namespaces before its process: mounts, devices, terminal, user, limits, then
+//! What happens in a container's namespaces before its own process: mounts, devices, terminal, user, limits, then
 //! `execve`.
 //!
 //! The agent starts itself again with [`ARGUMENT`] as the first process of a PID namespace; descriptor [`SOCKET`]
-//! carries one [`Stage`] in, and out only a report when it fails. The caller is single-threaded all along.
+//! carries one [`Stage`] in, and out only a report when it fails. The caller is single-threaded all along. For a
+//! process that joins a container [`crate::join`] takes the place of most of it.
 //! Invariant: nothing of the guest outside the container is reachable once the root has been entered.
 
 use std::io::{self, IoSlice, Read, Write};
@@ -22,10 +23,10 @@ use rustix::process::{ioctl_tiocsctty, setsid, umask};
 use rustix::thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid};
 use serde::{Deserialize, Serialize};
 
-use crate::exec;
 use crate::mounts::{Root, bind, by_descriptor, exists, make_read_only, mount_at};
 use crate::setup::{NAME_FILES, failed};
 use crate::user::{self, User};
+use crate::{exec, join};
 
 /// The argument that makes the agent this stage.
 pub const ARGUMENT: &str = "container";
@@ -46,11 +47,13 @@ pub(crate) struct Stage {
     pub(crate) read_only: bool,
     pub(crate) hostname: String,
     pub(crate) cgroup: Option<PathBuf>,
+    /// Whether the process joins a container that runs; [`join::CONTAINER`] says which.
+    pub(crate) joins: bool,
 }
 
 /// Becomes the container's process; comes back only to say why not.
 pub fn run() -> ExitCode {
-    let Ok(mut socket) = take_socket() else { return ExitCode::from(2) };
+    let Ok(mut socket) = take_descriptor(SOCKET).map(UnixStream::from) else { return ExitCode::from(2) };
     let mut order = Vec::new();
     let error = match socket.read_to_end(&mut order).map(|_| serde_json::from_slice::<Stage>(&order)) {
         Ok(Ok(stage)) => become_process(&stage, &socket),
@@ -62,23 +65,25 @@ pub fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A descriptor that this process has inherited, to be taken once, before anything is opened.
 #[expect(unsafe_code, reason = "an inherited descriptor is only known by its number")]
-fn take_socket() -> rustix::io::Result<UnixStream> {
+pub(crate) fn take_descriptor(number: i32) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
-    // SAFETY: nothing in this process has opened or owns a descriptor yet but the three standard ones; if the
-    // number is not open, the call below says so before it is used.
-    let socket = unsafe { OwnedFd::from_raw_fd(SOCKET) };
-    match rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC) {
-        Ok(()) => Ok(socket.into()),
+    // SAFETY: nothing in this process has opened or owns a descriptor yet but the three standard ones and those taken
+    // here, each once; if the number is not open, the call below says so before it is used.
+    let taken = unsafe { OwnedFd::from_raw_fd(number) };
+    match rustix::io::fcntl_setfd(&taken, rustix::io::FdFlags::CLOEXEC) {
+        Ok(()) => Ok(taken),
         Err(error) => {
-            std::mem::forget(socket);
+            std::mem::forget(taken);
             Err(error)
         }
     }
 }
 
 fn become_process(stage: &Stage, socket: &UnixStream) -> AgentError {
-    match isolate(stage, socket) {
+    let user = if stage.joins { join::enter(stage, socket) } else { isolate(stage, socket) };
+    match user {
         Ok(user) => exec::execute(&stage.process, &user, &stage.hostname),
         Err(error) => error,
     }
@@ -150,26 +155,31 @@ fn devices(dev: &Path) -> io::Result<()> {
 fn open_terminal(root: &Path, size: WindowSize, socket: &UnixStream) -> io::Result<()> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let ours = open(root.join("dev/pts/ptmx"), flags, Mode::empty())?;
-    rustix::pty::unlockpt(&ours)?;
-    let opened =
-        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
-    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, opened)?;
-    let winsize =
-        rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&ours, winsize)?;
-    ioctl_tiocsctty(&theirs)?;
+    take_terminal(&ours, size)?;
     let inside = Root::open(root)?;
     std::fs::File::create(root.join("dev/console"))?;
     let name = rustix::pty::ptsname(&ours, Vec::new())?;
     let path = root.join(name.to_string_lossy().trim_start_matches('/'));
     bind(&path, &inside.existing("/dev/console")?)?;
-    rustix::stdio::dup2_stdin(&theirs)?;
-    rustix::stdio::dup2_stdout(&theirs)?;
-    rustix::stdio::dup2_stderr(&theirs)?;
     send_descriptor(socket, ours.as_fd())
 }
 
-fn send_descriptor(socket: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes the other end of a new terminal this session's, and its standard streams.
+pub(crate) fn take_terminal(ours: &OwnedFd, size: WindowSize) -> io::Result<()> {
+    rustix::pty::unlockpt(ours)?;
+    let opened =
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(ours, opened)?;
+    let winsize =
+        rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(ours, winsize)?;
+    ioctl_tiocsctty(&theirs)?;
+    rustix::stdio::dup2_stdin(&theirs)?;
+    rustix::stdio::dup2_stdout(&theirs)?;
+    Ok(rustix::stdio::dup2_stderr(&theirs)?)
+}
+
+pub(crate) fn send_descriptor(socket: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let descriptors = [descriptor];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -223,7 +233,7 @@ fn mount_over(path: &str) -> io::Result<()> {
 }
 
 /// User, groups, capabilities, limits. From here on the process can do what the container can.
-fn take_identity(process: &ProcessSpec) -> Result<User, AgentError> {
+pub(crate) fn take_identity(process: &ProcessSpec) -> Result<User, AgentError> {
     let invalid = |message: String| AgentError { kind: AgentErrorKind::Invalid, message };
     let passwd = user::read_image_file("/etc/passwd");
     let group = user::read_image_file("/etc/group");

@@ -1,7 +1,9 @@
-//! New namespaces for the calling process, namespaces(7).
+//! Namespaces for the calling process, namespaces(7): new ones, and those of another process.
 #![allow(unsafe_code, reason = "unshare(2) may change the table of descriptors; not with these flags")]
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::os::fd::BorrowedFd;
+
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, unshare_unsafe};
 
 /// Children of the calling **thread** from now on live in a PID namespace of their own, the first of them as
 /// its init. The thread can start no threads any more.
@@ -38,4 +40,39 @@ pub fn new_for_vmm(own_users: bool) -> rustix::io::Result<()> {
     flags.set(UnshareFlags::NEWUSER, own_users);
     // SAFETY: as above; NEWUSER changes capabilities only.
     unsafe { unshare_unsafe(flags) }
+}
+
+/// Children of the calling **thread** from now on live in the PID namespace of `process`, which need not be its
+/// first. The thread can start no threads any more.
+///
+/// # Errors
+/// When the process has ended, or the kernel refuses.
+pub fn join_pids_for_children(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
+}
+
+/// The mounts, host name, System V IPC and message queues, and view of control groups of `process`, a PID file
+/// descriptor. Root and working directory become the root of its mounts.
+///
+/// # Errors
+/// When the process has ended, or the kernel refuses; the caller has threads then, or the kernel is older than Linux
+/// 5.8.
+pub fn join_container(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    move_into_thread_name_spaces(process, all)
+}
+
+/// Puts the calling **thread** alone at the root of the mounts of `process`, a PID file descriptor. The other threads
+/// stay where they are.
+///
+/// # Errors
+/// When the process has ended, or the kernel refuses.
+pub fn join_mounts_alone(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    // SAFETY: from here on this thread has a root, a working directory and a mask of its own; memory and descriptors
+    // stay shared.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::MOUNT)
 }

@@ -5,9 +5,10 @@
 //! [`StreamHello`], and from then on the connection carries raw bytes. End of file is a half-close: of the
 //! host's side for standard input, of the agent's side for output. Both sides treat the other as hostile.
 //!
-//! The order of a start: [`Request::Setup`] once, then [`Request::Start`] (the process is forked but waits
+//! The order of a start: [`Command::Setup`] once, then [`Command::Start`] (the process is forked but waits
 //! until the streams it names are connected), then streams, then [`Event::Exited`] after its output
-//! streams have been closed.
+//! streams have been closed. The first process that is started is the container's own: it makes the container's
+//! namespaces, and with it ends all that runs in them. Those that are started while it runs join them.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,11 @@ pub const CONTROL_PORT: u32 = 1024;
 /// The vsock port for stream connections.
 pub const STREAM_PORT: u32 = 1025;
 /// The version of this protocol, in [`Ready`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The most processes that run beside the container's own.
+pub const FURTHER_MAX: usize = 64;
+/// The longest id of a process, in bytes.
+pub const PROCESS_ID_MAX: usize = 64;
 
 /// The device id of the read-only image disk.
 pub const IMAGE_SERIAL: &str = "hull-image";
@@ -41,7 +46,7 @@ pub struct Request {
 pub enum Command {
     /// Mount the root, set clock, names and addresses. Once, first.
     Setup(Box<Setup>),
-    /// Start a process.
+    /// Start a process: the container's own, or, while that runs, one beside it.
     Start(Box<ProcessSpec>),
     /// Send a signal to a process (`group`: to all processes of its container).
     Signal {
@@ -101,8 +106,11 @@ pub struct Ready {
 pub struct ProcessState {
     /// Its id.
     pub id: String,
-    /// Its exit status, once it has ended.
+    /// Its exit status, once it has ended. Of those beside the container's own, only the last ones are remembered.
     pub exit: Option<ProcessExit>,
+    /// Whether it has a terminal instead of pipes.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// Why the agent did not do as asked.

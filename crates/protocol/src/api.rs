@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitReason;
+use crate::health::Health;
 use crate::spec::MicrovmSpec;
 use crate::units::Bytes;
 
@@ -105,6 +106,9 @@ pub struct Microvm {
     /// The guest kernel's release, once the agent has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_kernel: Option<String>,
+    /// What its health checks say, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// One image in the store.

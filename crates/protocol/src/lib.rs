@@ -5,9 +5,9 @@
 //!
 //! | border | module |
 //! |---|---|
-//! | user and REST clients to the daemon | [`spec`], [`api`], [`network`], [`stream`] |
+//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`network`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
-//! | daemon to `hull-agent` in the guest | [`agent`], framed by [`frame`] |
+//! | daemon to `hull-agent` in the guest | [`agent`] and [`transfer`], framed by [`frame`] |
 //!
 //! Invariant: every type that is read from outside refuses unknown fields and out-of-range values when it
 //! is decoded, so code that holds one need not check it again.
@@ -16,10 +16,13 @@
 pub mod agent;
 pub mod api;
 pub mod control;
+pub mod exec;
 pub mod exit;
 pub mod frame;
+pub mod health;
 pub mod network;
 pub mod plan;
 pub mod spec;
 pub mod stream;
+pub mod transfer;
 pub mod units;

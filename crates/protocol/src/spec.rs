@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::WindowSize;
+use crate::health::HealthSpec;
 use crate::network::NetworkingSpec;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
@@ -77,4 +78,7 @@ pub struct ContainerSpec {
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<Bytes>,
+    /// How its health is checked; as the image says when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
 }

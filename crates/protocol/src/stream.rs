@@ -24,15 +24,19 @@ pub enum Kind {
     Signal,
     /// Daemon to client, last: JSON of [`crate::api::ExitStatus`].
     Exit,
+    /// Client to daemon, empty: the client leaves on purpose, and the process runs on. Without it a process of
+    /// an exec with a terminal is hung up when its client goes.
+    Detach,
 }
 
-const KINDS: [(u8, Kind); 6] = [
+const KINDS: [(u8, Kind); 7] = [
     (0, Kind::Stdin),
     (1, Kind::Stdout),
     (2, Kind::Stderr),
     (16, Kind::Resize),
     (17, Kind::Signal),
     (18, Kind::Exit),
+    (19, Kind::Detach),
 ];
 
 /// A header that no peer of this protocol sends.

@@ -126,8 +126,9 @@ impl Agent {
         let stdin = spec.stdin.then(|| self.stream(&spec.id, StreamKind::Stdin));
         let stdout = self.stream(&spec.id, StreamKind::Stdout);
         let stderr = self.stream(&spec.id, StreamKind::Stderr);
+        let id = spec.id.clone();
         control.ask(Command::Start(Box::new(spec)))?;
-        Ok(Started { stdin, stdout, stderr })
+        Ok(Started { id, stdin, stdout, stderr })
     }
 
     /// Runs a process to its end.
@@ -146,6 +147,7 @@ impl Agent {
 
 /// A process that runs.
 pub struct Started {
+    id: String,
     pub stdin: Option<UnixStream>,
     pub stdout: UnixStream,
     pub stderr: UnixStream,
@@ -171,7 +173,7 @@ impl Started {
         let mut stderr = self.stderr;
         let stderr = thread::spawn(move || read_all(&mut stderr));
         let stdout = read_all(&mut self.stdout);
-        let exit = control.exited();
+        let exit = control.end_of(&self.id);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Outcome {
             stdout: text(stdout),
@@ -237,13 +239,22 @@ impl Control {
     }
 
     pub fn exited(&mut self) -> ProcessExit {
-        let event = self.events.pop_front().unwrap_or_else(|| match self.message() {
-            Some(Message::Event(event)) => event,
-            other => panic!("{other:?} instead of an event"),
-        });
-        let Event::Exited { process, exit } = event;
-        assert_eq!(process, "main");
-        exit
+        self.end_of("main")
+    }
+
+    /// How a process ended, as soon as it has.
+    pub fn end_of(&mut self, wanted: &str) -> ProcessExit {
+        loop {
+            let known = |event: &Event| matches!(event, Event::Exited { process, .. } if process == wanted);
+            if let Some(at) = self.events.iter().position(known) {
+                let Some(Event::Exited { exit, .. }) = self.events.remove(at) else { unreachable!() };
+                return exit;
+            }
+            match self.message() {
+                Some(Message::Event(event)) => self.events.push_back(event),
+                other => panic!("{other:?} instead of the end of {wanted}"),
+            }
+        }
     }
 
     /// The next message; none when the agent has closed the connection.
@@ -288,6 +299,11 @@ pub fn process(args: &[&str]) -> ProcessSpec {
         rlimits: Vec::new(),
         no_new_privileges: false,
     }
+}
+
+/// The same, beside the container's own.
+pub fn beside(id: &str, script: &str) -> ProcessSpec {
+    ProcessSpec { id: id.into(), ..shell(script) }
 }
 
 pub fn shell(script: &str) -> ProcessSpec {

@@ -2,6 +2,7 @@
 //! of the tests' own. Needs root and a static busybox.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod exec;
 mod host;
 mod hostile;
 mod identity;

@@ -52,7 +52,7 @@ fn a_host_that_comes_back_sees_what_happened() {
     assert_eq!(started.line(), "runs");
     drop(control);
     let mut control = agent.connect();
-    let state = |exit| vec![ProcessState { id: "main".into(), exit }];
+    let state = |exit| vec![ProcessState { id: "main".into(), exit, terminal: false }];
     assert_eq!(control.ready.take().unwrap().processes, state(None));
     control.signal(9, false).unwrap();
     assert_eq!(control.exited().status, 137);
