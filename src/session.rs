@@ -1,6 +1,6 @@
 //! A session: this program's standard streams and signals, tied to a microVM's process.
 //!
-//! Owner: one verb (`run`, `start --attach`, `attach`), on its one thread; standard input is read and output
+//! Owner: one verb (`run`, `start --attach`, `attach`, `exec`), on its one thread; standard input is read and output
 //! written by a thread each, because both may block. Invariant: neither direction waits for the other, and
 //! signals go beside the stream, so that a process that reads nothing can still be interrupted.
 
@@ -16,23 +16,26 @@ use hull_protocol::stream::Kind;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, microvm_path};
+use crate::client::Client;
 use crate::stream::Attached;
 use crate::terminal::Raw;
 
+pub(crate) use input::DetachKeys;
 pub(crate) use signals::set_size;
 
 /// What a session ties together.
 pub(crate) struct Session {
     pub(crate) client: Client,
-    /// The microVM's id.
-    pub(crate) id: String,
+    /// The path of whose process it is: a microVM's, or an exec's.
+    pub(crate) path: String,
     /// Whether standard input is passed on.
     pub(crate) stdin: bool,
     /// Whether the process has a terminal.
     pub(crate) terminal: bool,
     /// Whether signals are passed on.
     pub(crate) signals: bool,
+    /// What the user types to leave a terminal.
+    pub(crate) keys: DetachKeys,
 }
 
 /// How a session ended.
@@ -40,7 +43,7 @@ pub(crate) struct Session {
 pub(crate) enum End {
     /// The process ended.
     Exit(ExitStatus),
-    /// The user left with ctrl-p ctrl-q; the process runs on.
+    /// The user left with the detach keys; the process runs on.
     Detached,
     /// The user insisted on leaving with a third signal, or signals are not passed on.
     Interrupted(i32),
@@ -49,8 +52,7 @@ pub(crate) enum End {
 impl Session {
     /// Attaches to the microVM's streams.
     pub(crate) async fn attach(&self) -> Result<Attached> {
-        let path = microvm_path(&self.id, &format!("/attach?stdin={}", self.stdin));
-        self.client.attach(&path).await
+        self.client.attach(&format!("{}/attach?stdin={}", self.path, self.stdin)).await
     }
 
     /// Passes everything on until the process ends. `start` is done meanwhile: what the process says before
@@ -63,10 +65,12 @@ impl Session {
         let _raw = if self.terminal && self.stdin { Raw::enter()? } else { None };
         let Attached { mut frames, input } = attached;
         let (leave, mut left) = mpsc::channel(4);
-        let writer = self.stdin.then(|| tokio::spawn(input::pass(input, self.terminal, leave.clone())));
+        let keys = self.terminal.then(|| self.keys.clone());
+        let writer = self.stdin.then(|| tokio::spawn(input::pass(input, keys, leave.clone())));
         let watcher = tokio::spawn(signals::pass(self.signal_target(), leave));
         let (output, closed) = output::Output::new();
-        let pipes = tokio::spawn(signals::tell_of_closed_pipe(self.client.clone(), self.id.clone(), closed));
+        let pipes =
+            tokio::spawn(signals::tell_of_closed_pipe(self.client.clone(), self.path.clone(), closed));
         let receive = async {
             while let Some((kind, payload)) = frames.next().await? {
                 match kind {
@@ -77,7 +81,7 @@ impl Session {
                         output.finish().await?;
                         return Ok(End::Exit(status));
                     }
-                    Kind::Stdin | Kind::Resize | Kind::Signal => {
+                    Kind::Stdin | Kind::Resize | Kind::Signal | Kind::Detach => {
                         bail!("the daemon sent a frame meant for it")
                     }
                 }
@@ -103,7 +107,7 @@ impl Session {
     fn signal_target(&self) -> signals::Target {
         signals::Target {
             client: self.client.clone(),
-            id: self.id.clone(),
+            path: self.path.clone(),
             pass: self.signals,
             resize: self.terminal,
         }

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use hull_protocol::api::{ExitStatus, State};
 
-use crate::client::Client;
-use crate::session::{End, Session, set_size};
+use crate::client::{Client, microvm_path};
+use crate::session::{DetachKeys, End, Session, set_size};
 use crate::terminal;
 
 /// Attach to a running microVM's process
@@ -23,6 +23,9 @@ pub(super) struct Attach {
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     sig_proxy: bool,
+    /// Keys that leave a terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     /// Id, name or beginning of an id
     microvm: String,
 }
@@ -37,12 +40,18 @@ impl Attach {
         let container = &microvm.spec.container;
         let (stdin, terminal) = (container.stdin && !self.no_stdin, container.terminal.is_some());
         check_terminal(stdin, terminal)?;
-        let id = microvm.id.clone();
-        let session = Session { client: client.clone(), id, stdin, terminal, signals: self.sig_proxy };
+        let session = Session {
+            client: client.clone(),
+            path: microvm_path(&microvm.id, ""),
+            stdin,
+            terminal,
+            signals: self.sig_proxy,
+            keys: self.detach_keys.clone(),
+        };
         let attached = session.attach().await?;
         if let Some(size) = terminal::size().filter(|_| terminal) {
             // It may have ended just now, which the session tells.
-            let _no_terminal_any_more = set_size(&client, &microvm.id, size).await;
+            let _no_terminal_any_more = set_size(&client, &session.path, size).await;
         }
         exit_code(session.run(attached, async { Ok(()) }).await?)
     }

@@ -10,6 +10,7 @@ use hull_protocol::plan::CpuModel;
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
 
+use super::health::HealthFlags;
 use super::pull;
 use crate::client::Client;
 use crate::terminal;
@@ -79,6 +80,8 @@ pub(super) struct Container {
     /// Make the root read-only
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    health: HealthFlags,
     /// Label: KEY=value; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -120,16 +123,7 @@ impl Container {
 
     fn spec(&self) -> Result<MicrovmSpec> {
         let Some((image, command)) = self.image.split_first() else { bail!("no image: name one") };
-        let lookup = |name: &str| std::env::var(name).ok();
-        let mut env = Vec::new();
-        for path in &self.env_file {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("the file {} cannot be read", path.display()))?;
-            env.extend(env_file(&text, path, lookup)?);
-        }
-        for entry in &self.env {
-            env.extend(env_entry(entry, lookup)?);
-        }
+        let env = environment(&self.env_file, &self.env)?;
         let entrypoint = self.entrypoint.as_ref().map(|program| match program.as_str() {
             "" => Vec::new(),
             program => vec![program.to_owned()],
@@ -146,6 +140,7 @@ impl Container {
             stdin: self.interactive,
             read_only: self.read_only,
             disk_size: self.disk_size,
+            health: self.health.spec(),
         };
         Ok(MicrovmSpec {
             name: self.name.clone(),
@@ -163,6 +158,21 @@ impl Container {
 
 fn is_missing_image(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Problem>().is_some_and(|problem| problem.kind == NO_SUCH_IMAGE)
+}
+
+/// The environment that files and flags ask for, in this order.
+pub(super) fn environment(files: &[PathBuf], entries: &[String]) -> Result<Vec<String>> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let mut env = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("the file {} cannot be read", path.display()))?;
+        env.extend(env_file(&text, path, lookup)?);
+    }
+    for entry in entries {
+        env.extend(env_entry(entry, lookup)?);
+    }
+    Ok(env)
 }
 
 /// `NAME=value` as it is; `NAME` with the user's value, or nothing where the user has none.

@@ -47,7 +47,7 @@ impl Logs {
                 Kind::Stdout => write(&mut io::stdout(), &payload),
                 Kind::Stderr => write(&mut io::stderr(), &payload),
                 Kind::Exit => break,
-                Kind::Stdin | Kind::Resize | Kind::Signal => Ok(()),
+                Kind::Stdin | Kind::Resize | Kind::Signal | Kind::Detach => Ok(()),
             };
             match written {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => break,

@@ -8,6 +8,8 @@ mod boot;
 mod container;
 mod create;
 mod doctor;
+mod exec;
+mod health;
 mod images;
 mod import;
 mod inspect;
@@ -53,6 +55,7 @@ enum Verb {
     Run(run::Run),
     Create(create::Create),
     Start(start::Start),
+    Exec(exec::Exec),
     Attach(attach::Attach),
     Ps(ps::Ps),
     Logs(logs::Logs),
@@ -91,6 +94,7 @@ impl Verb {
             Self::Run(verb) => block_on(verb.run(host)),
             Self::Create(verb) => block_on(verb.run(host)),
             Self::Start(verb) => block_on(verb.run(host)),
+            Self::Exec(verb) => block_on(verb.run(host)),
             Self::Attach(verb) => block_on(verb.run(host)),
             Self::Ps(verb) => block_on(verb.run(host)),
             Self::Logs(verb) => block_on(verb.run(host)),

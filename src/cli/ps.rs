@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hull_protocol::api::{Microvm, State};
+use hull_protocol::health::HealthStatus;
 
 use super::list::{Format, print, print_json, print_lines};
 use crate::client::Client;
@@ -65,6 +66,16 @@ fn is_alive(state: State) -> bool {
     matches!(state, State::Starting | State::Running | State::Paused | State::Stopping)
 }
 
+/// Docker's words for what the health checks say.
+fn health(microvm: &Microvm) -> &'static str {
+    match microvm.health.as_ref().map(|health| health.status) {
+        None => "",
+        Some(HealthStatus::Starting) => " (health: starting)",
+        Some(HealthStatus::Healthy) => " (healthy)",
+        Some(HealthStatus::Unhealthy) => " (unhealthy)",
+    }
+}
+
 /// Docker's words for a state.
 fn status(microvm: &Microvm) -> String {
     let up = || microvm.started_at.as_deref().map_or_else(String::new, |time| format!(" {}", lasting(time)));
@@ -73,7 +84,7 @@ fn status(microvm: &Microvm) -> String {
     match microvm.state {
         State::Created => "Created".into(),
         State::Starting => "Starting".into(),
-        State::Running => format!("Up{}", up()),
+        State::Running => format!("Up{}{}", up(), health(microvm)),
         State::Paused => format!("Up{} (Paused)", up()),
         State::Stopping => format!("Up{} (Stopping)", up()),
         State::Stopped => format!("Exited{}{}", code(), since()),

@@ -10,7 +10,7 @@ use super::attach::{check_terminal, exit_code};
 use super::container::Container;
 use super::list;
 use crate::client::{Client, microvm_path};
-use crate::session::Session;
+use crate::session::{DetachKeys, Session};
 
 /// Run a command in a new microVM
 #[derive(Debug, Args)]
@@ -34,6 +34,9 @@ pub(super) struct Run {
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     sig_proxy: bool,
+    /// Keys that leave a terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     #[command(flatten)]
     container: Container,
 }
@@ -59,10 +62,11 @@ impl Run {
     async fn stay(&self, client: &Client, microvm: &Microvm) -> Result<ExitCode> {
         let session = Session {
             client: client.clone(),
-            id: microvm.id.clone(),
+            path: microvm_path(&microvm.id, ""),
             stdin: self.container.interactive,
             terminal: self.container.tty,
             signals: self.sig_proxy,
+            keys: self.detach_keys.clone(),
         };
         // Before the start, so that nothing of the output is missed.
         let attached = session.attach().await?;

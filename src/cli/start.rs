@@ -9,7 +9,7 @@ use hull_protocol::api::{Microvm, State};
 use super::attach::{check_terminal, exit_code};
 use super::for_each;
 use crate::client::{Client, microvm_path};
-use crate::session::Session;
+use crate::session::{DetachKeys, Session};
 
 /// Start microVMs that were made or have stopped
 #[derive(Debug, Args)]
@@ -42,8 +42,14 @@ impl Start {
         let container = &microvm.spec.container;
         let (stdin, terminal) = (self.interactive && container.stdin, container.terminal.is_some());
         check_terminal(stdin, terminal)?;
-        let session =
-            Session { client: client.clone(), id: microvm.id.clone(), stdin, terminal, signals: true };
+        let session = Session {
+            client: client.clone(),
+            path: microvm_path(&microvm.id, ""),
+            stdin,
+            terminal,
+            signals: true,
+            keys: DetachKeys::default(),
+        };
         let attached = session.attach().await?;
         let path = microvm_path(&microvm.id, "/start");
         let start = async { client.act::<Microvm>(&path).await.map(drop) };

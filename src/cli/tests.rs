@@ -28,6 +28,9 @@ fn flags_nobody_knows_are_refused() {
         "hull run --cpus many busybox",
         "hull ps busybox",
         "hull kill",
+        "hull exec web",
+        "hull exec --detach-keys ctrl-1 web sh",
+        "hull run --health-interval soon busybox",
         "hull serve --listen-stdin",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
@@ -41,6 +44,10 @@ fn verbs_are_understood() {
         "hull run -it --rm busybox sh",
         "hull run -h name -e A=b -eC -m 1g -l x=y -u 1:2 -w /tmp busybox",
         "hull run --help-me-not busybox",
+        "hull exec -it -e A=b -u 1:2 -w /tmp --detach-keys ctrl-a,d web sh -c ls",
+        "hull exec -d web touch /x",
+        "hull run --health-cmd true --health-interval 1m30s --health-retries 2 busybox",
+        "hull run --no-healthcheck busybox",
         "hull logs -f -n 10 web",
         "hull logs --tail all web",
         "hull stop -t 3 a b",

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::End;
-use crate::client::{Body, Client, microvm_path};
+use crate::client::{Body, Client};
 use crate::terminal;
 
 /// So many interrupts end this program, as Docker's does.
@@ -15,7 +15,8 @@ const INSIST: u32 = 3;
 /// Whom signals are for.
 pub(super) struct Target {
     pub(super) client: Client,
-    pub(super) id: String,
+    /// The path of whose process it is.
+    pub(super) path: String,
     /// Else they end this program.
     pub(super) pass: bool,
     /// Whether the process has a terminal.
@@ -50,14 +51,14 @@ pub(super) async fn pass(target: Target, leave: mpsc::Sender<End>) -> Result<()>
             let _session_has_ended = leave.send(End::Interrupted(number)).await;
             return Ok(());
         }
-        tell(&target.client, &target.id, name);
+        tell(&target.client, &target.path, name);
     }
 }
 
 /// The process's output has no reader any more: it is told as a shell's pipeline would tell it.
-pub(super) async fn tell_of_closed_pipe(client: Client, id: String, closed: oneshot::Receiver<()>) {
+pub(super) async fn tell_of_closed_pipe(client: Client, path: String, closed: oneshot::Receiver<()>) {
     if closed.await.is_ok() {
-        let _it_has_ended = kill(&client, &id, "PIPE").await;
+        let _it_has_ended = kill(&client, &path, "PIPE").await;
     }
 }
 
@@ -68,22 +69,22 @@ async fn changed(window: &mut Signal) {
 }
 
 /// Does not wait for the answer: the next signal may be on its way.
-fn tell(client: &Client, id: &str, name: &'static str) {
-    let (client, id) = (client.clone(), id.to_owned());
-    tokio::spawn(async move { kill(&client, &id, name).await });
+fn tell(client: &Client, path: &str, name: &'static str) {
+    let (client, path) = (client.clone(), path.to_owned());
+    tokio::spawn(async move { kill(&client, &path, name).await });
 }
 
-async fn kill(client: &Client, id: &str, name: &str) -> Result<()> {
-    client.tell(&microvm_path(id, &format!("/kill?signal={name}")), Body::empty()).await
+async fn kill(client: &Client, path: &str, name: &str) -> Result<()> {
+    client.tell(&format!("{path}/kill?signal={name}"), Body::empty()).await
 }
 
 async fn resize(target: &Target) {
     let Some(size) = terminal::size().filter(|_| target.resize) else { return };
     // A process that has just ended has no size to set.
-    let _it_has_ended = set_size(&target.client, &target.id, size).await;
+    let _it_has_ended = set_size(&target.client, &target.path, size).await;
 }
 
 /// Sets the size of the process's terminal.
-pub(crate) async fn set_size(client: &Client, id: &str, size: WindowSize) -> Result<()> {
-    client.tell(&microvm_path(id, "/resize"), Body::json(&size)?).await
+pub(crate) async fn set_size(client: &Client, path: &str, size: WindowSize) -> Result<()> {
+    client.tell(&format!("{path}/resize"), Body::json(&size)?).await
 }

@@ -15,6 +15,8 @@ pub enum Ask {
     Attach,
     /// Set its terminal's size.
     Resize,
+    /// Reach into it: start a further process, copy files, list processes.
+    Exec,
     /// Remove it, `true`: even if it runs.
     Delete(bool),
 }
@@ -47,6 +49,9 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
         (Ask::Attach, _) => Verdict::Refuse("it does not run: start it first, or read its logs"),
         (Ask::Resize, Starting | Running | Stopping) => Verdict::Go,
         (Ask::Resize, _) => Verdict::Refuse("it does not run"),
+        (Ask::Exec, Running | Stopping) => Verdict::Go,
+        (Ask::Exec, Paused) => Verdict::Refuse("it is paused: resume it"),
+        (Ask::Exec, _) => Verdict::Refuse("it does not run: start it first"),
         (Ask::Delete(force), _) if alive && !force => {
             Verdict::Refuse("it runs: stop it first, or remove it by force")
         }
@@ -85,6 +90,7 @@ mod tests {
         assert_eq!(row(Ask::Signal), "rrgrgrr");
         assert_eq!(row(Ask::Attach), "ggggrrr");
         assert_eq!(row(Ask::Resize), "rggrgrr");
+        assert_eq!(row(Ask::Exec), "rrgrgrr");
         assert_eq!(row(Ask::Delete(false)), "grrrrgg");
         assert_eq!(row(Ask::Delete(true)), "ggggggg");
     }

@@ -42,6 +42,9 @@ pub enum FleetError {
     /// More than one id starts with that.
     #[error("more than one microVM's id starts with '{0}': write more of it")]
     Ambiguous(String),
+    /// No exec has that id.
+    #[error("there is no exec '{0}': it has been forgotten, or never was")]
+    NoExec(String),
     /// A name that none can have.
     #[error(
         "'{0}' is no name: use up to {NAME_MAX} letters, digits, '_', '.' and '-', the first a letter or digit"
@@ -146,6 +149,16 @@ impl Fleet {
         }
     }
 
+    /// The microVM in which there is an exec with this id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_exec(&self, id: &str) -> Result<Microvm, FleetError> {
+        let all = self.lock();
+        let found = all.values().find(|microvm| microvm.execs().get(id).is_some());
+        found.cloned().ok_or_else(|| FleetError::NoExec(id.to_owned()))
+    }
+
     /// Makes a microVM; nothing is started.
     ///
     /// # Errors
@@ -166,6 +179,7 @@ impl Fleet {
             exit: None,
             vmm_pid: None,
             guest_kernel: None,
+            health: None,
             spec,
         };
         self.name(&mut record)?;
@@ -208,7 +222,7 @@ fn at_rest(state: Life) -> bool {
 }
 
 /// 32 hexadecimal digits that nobody can guess.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let mut bytes = [0; 16];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

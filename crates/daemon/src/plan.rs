@@ -1,6 +1,8 @@
 //! From what the user wrote and what the image says to what is started. Pure: nothing is opened or looked up here
 //! but the host's size, which the caller passes in.
 
+mod exec;
+
 use hull_image::ImageConfig;
 use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
@@ -8,6 +10,8 @@ use hull_protocol::spec::MicrovmSpec;
 use hull_protocol::units::{Bytes, MIB};
 
 use crate::disk::{DISK_MAX, DISK_MIN};
+
+pub use self::exec::exec_process;
 
 /// The smallest memory a container's guest is started with: below it, its kernel and modules leave nothing.
 const CONTAINER_MEMORY_MIN: Bytes = Bytes::mib(96);
@@ -149,15 +153,7 @@ fn process(spec: &MicrovmSpec, image: &ImageConfig) -> Result<ProcessSpec, PlanE
         return Err(PlanError::NoCommand);
     }
     let env = merge_env(&image.env, &container.env)?;
-    let words = args.iter().chain(&env);
-    if words.clone().map(String::len).sum::<usize>() > WORDS_MAX {
-        return Err(PlanError::Invalid(format!(
-            "arguments and environment have more than {WORDS_MAX} bytes"
-        )));
-    }
-    if words.clone().any(|word| word.contains('\0')) {
-        return Err(PlanError::Invalid("an argument or environment variable has a NUL byte in it".into()));
-    }
+    check_words(&args, &env)?;
     let or_image = |own: &Option<String>, image: &str| own.clone().unwrap_or_else(|| image.to_owned());
     let workdir = or_image(&container.workdir, &image.workdir);
     if !workdir.is_empty() && !workdir.starts_with('/') {
@@ -175,6 +171,20 @@ fn process(spec: &MicrovmSpec, image: &ImageConfig) -> Result<ProcessSpec, PlanE
         rlimits: vec![Rlimit { name: "nofile".into(), soft: 1024, hard: 524_288 }],
         no_new_privileges: false,
     })
+}
+
+/// What the kernel would not take.
+fn check_words(args: &[String], env: &[String]) -> Result<(), PlanError> {
+    let words = args.iter().chain(env);
+    if words.clone().map(String::len).sum::<usize>() > WORDS_MAX {
+        return Err(PlanError::Invalid(format!(
+            "arguments and environment have more than {WORDS_MAX} bytes"
+        )));
+    }
+    if words.clone().any(|word| word.contains('\0')) {
+        return Err(PlanError::Invalid("an argument or environment variable has a NUL byte in it".into()));
+    }
+    Ok(())
 }
 
 /// The image's environment with the user's over it; each name once.

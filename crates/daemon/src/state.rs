@@ -132,6 +132,7 @@ mod tests {
             exit: None,
             vmm_pid: None,
             guest_kernel: None,
+            health: None,
         }
     }
 

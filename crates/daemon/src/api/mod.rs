@@ -3,6 +3,7 @@
 //! Owner: the daemon's HTTP server; every handler runs on the runtime. Invariants: what a request sends is bounded
 //! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
 
+mod exec;
 mod images;
 mod kernels;
 mod microvms;
@@ -44,7 +45,13 @@ pub fn router(api: Api) -> Router {
         .route("/resize", post(microvms::resize))
         .route("/wait", get(microvms::wait))
         .route("/attach", post(streams::attach))
-        .route("/logs", get(streams::logs));
+        .route("/logs", get(streams::logs))
+        .route("/exec", post(exec::create));
+    let exec = Router::new()
+        .route("/", get(exec::inspect))
+        .route("/start", post(exec::start))
+        .route("/resize", post(exec::resize))
+        .route("/kill", post(exec::kill));
     let images = Router::new()
         .route("/", get(images::list))
         .route("/pull", post(images::pull))
@@ -56,6 +63,7 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/microvms", get(microvms::list).post(microvms::create))
         .nest("/v1/microvms/{id}", microvm)
+        .nest("/v1/exec/{id}", exec)
         .nest("/v1/images", images)
         .nest("/v1/kernels", kernels)
         .route("/v1/system", get(system))

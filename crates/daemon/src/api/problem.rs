@@ -6,6 +6,7 @@ use hull_protocol::api::Problem;
 
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
+use crate::microvm::exec::ExecError;
 use crate::microvm::{MicrovmError, chain};
 
 /// A failed request.
@@ -51,7 +52,7 @@ impl IntoResponse for ApiError {
 impl From<FleetError> for ApiError {
     fn from(error: FleetError) -> Self {
         match error {
-            FleetError::NotFound(_) => Self::not_found(error.to_string()),
+            FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
             FleetError::Image(error) => error.into(),
@@ -67,6 +68,18 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Refused(_) | MicrovmError::Agent(_) => Self::conflict(error.to_string()),
             MicrovmError::Gone => Self::not_found(error.to_string()),
             MicrovmError::State(_) | MicrovmError::Files(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<ExecError> for ApiError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Plan(_) => Self::invalid(error.to_string()),
+            ExecError::NotFound => Self::not_found(error.to_string()),
+            ExecError::Refused(_) | ExecError::TooMany | ExecError::Agent(_) => {
+                Self::conflict(error.to_string())
+            }
         }
     }
 }

@@ -37,13 +37,7 @@ pub(super) async fn attach(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let Attach { stdin } = query(&uri)?;
-    let wanted = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    if wanted != Some(stream::UPGRADE) {
-        return Err(ApiError::invalid(format!(
-            "attach needs the headers 'Connection: Upgrade' and 'Upgrade: {}'",
-            stream::UPGRADE
-        )));
-    }
+    wants_upgrade(&request)?;
     let microvm = api.fleet.find(&id)?;
     microvm.may_attach().await?;
     // From here on nothing the process prints is missed.
@@ -55,8 +49,25 @@ pub(super) async fn attach(
             Err(error) => tracing::debug!("an attached client left before it began: {error}"),
         }
     });
+    Ok(switching())
+}
+
+/// Whether the client asks for a stream.
+pub(super) fn wants_upgrade(request: &Request) -> Result<(), ApiError> {
+    let wanted = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if wanted == Some(stream::UPGRADE) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "a stream needs the headers 'Connection: Upgrade' and 'Upgrade: {}'",
+        stream::UPGRADE
+    )))
+}
+
+/// The answer after which the connection is a stream.
+pub(super) fn switching() -> Response {
     let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, stream::UPGRADE)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 async fn serve(
@@ -76,7 +87,11 @@ async fn serve(
     }
 }
 
-async fn send(mut sink: impl AsyncWrite + Unpin, mut output: mpsc::Receiver<Sent>) -> io::Result<()> {
+/// Sends a client what its process prints, and how it ends.
+pub(super) async fn send(
+    mut sink: impl AsyncWrite + Unpin,
+    mut output: mpsc::Receiver<Sent>,
+) -> io::Result<()> {
     while let Some(sent) = output.recv().await {
         match sent {
             Sent::Output(kind, bytes) => write_frame(&mut sink, kind, &bytes).await?,
@@ -100,34 +115,45 @@ async fn write_frame(sink: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: 
 /// Hears a client until it leaves.
 async fn hear(microvm: &Microvm, stdin: bool, mut source: impl AsyncRead + Unpin) -> io::Result<()> {
     let input = microvm.output().input();
-    loop {
-        let mut head = [0; HEADER_LEN];
-        match source.read_exact(&mut head).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        let (kind, length) = stream::parse(head).map_err(io::Error::other)?;
-        let mut payload = vec![0; length];
-        source.read_exact(&mut payload).await?;
+    while let Some((kind, payload)) = read_frame(&mut source).await? {
         match (kind, payload.as_slice()) {
             (Kind::Stdin, []) if stdin => drop(input.send(Input::End).await),
             (Kind::Stdin, _) if stdin => drop(input.send(Input::Bytes(payload.into())).await),
             (Kind::Resize, &[a, b, c, d]) => {
-                let size = WindowSize { rows: u16::from_be_bytes([a, b]), cols: u16::from_be_bytes([c, d]) };
+                let size = window_size([a, b, c, d]);
                 // It may have ended: then there is no terminal to have a size.
                 let _too_late = microvm.resize(size).await;
             }
             (Kind::Signal, &[number]) => {
                 let _too_late = microvm.signal(i32::from(number)).await;
             }
-            _ => {
-                return Err(io::Error::other(format!(
-                    "a {kind:?} frame of {length} bytes has no place here"
-                )));
-            }
+            (Kind::Detach, []) => return Ok(()),
+            _ => return Err(out_of_place(kind, payload.len())),
         }
     }
+    Ok(())
+}
+
+/// The next frame of a client's; none when it has left.
+pub(super) async fn read_frame(source: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    let mut head = [0; HEADER_LEN];
+    match source.read_exact(&mut head).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let (kind, length) = stream::parse(head).map_err(io::Error::other)?;
+    let mut payload = vec![0; length];
+    source.read_exact(&mut payload).await?;
+    Ok(Some((kind, payload)))
+}
+
+pub(super) fn window_size([a, b, c, d]: [u8; 4]) -> WindowSize {
+    WindowSize { rows: u16::from_be_bytes([a, b]), cols: u16::from_be_bytes([c, d]) }
+}
+
+pub(super) fn out_of_place(kind: Kind, length: usize) -> io::Error {
+    io::Error::other(format!("a {kind:?} frame of {length} bytes has no place here"))
 }
 
 #[derive(Deserialize)]

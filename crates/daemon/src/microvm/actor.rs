@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::exec::Execs;
 use super::output::Output;
 use super::run::{Order, Run, Told, chain};
 use super::vmm::{Files, Vmm};
@@ -33,6 +34,7 @@ pub(super) struct Actor {
     resolved: Resolved,
     shown: watch::Sender<Record>,
     output: Arc<Output>,
+    execs: Arc<Execs>,
     run: Option<Handle>,
     /// Who waits for its removal.
     deleting: Vec<Reply>,
@@ -63,11 +65,12 @@ impl Actor {
         host: Arc<Host>,
         record: Record,
         resolved: Resolved,
-        output: Arc<Output>,
+        (output, execs): (Arc<Output>, Arc<Execs>),
         adopted: Option<Vmm>,
     ) -> (Self, watch::Receiver<Record>) {
         let (shown, view) = watch::channel(record.clone());
-        let mut actor = Self { host, record, resolved, shown, output, run: None, deleting: Vec::new() };
+        let mut actor =
+            Self { host, record, resolved, shown, output, execs, run: None, deleting: Vec::new() };
         if adopted.is_some() {
             actor.run(adopted, Vec::new());
         }
@@ -156,6 +159,7 @@ impl Actor {
             kernel: self.record.spec.kernel.clone(),
             resolved: self.resolved.clone(),
             output: self.output.clone(),
+            execs: self.execs.clone(),
             adopted,
             orders: told_orders,
             kill: kill.clone(),

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_protocol::agent::{
@@ -22,21 +23,32 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How many events wait for the actor.
 const EVENTS_MAX: usize = 16;
+/// How many requests wait to be written.
+const REQUESTS_MAX: usize = 32;
+/// How many answers are waited for before those nobody wants any more are looked for.
+const WAITING_MAX: usize = 256;
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<(), AgentError>>>>>;
 
+/// A way to ask the agent that many can have.
+#[derive(Clone)]
+pub(super) struct Caller {
+    outbox: mpsc::Sender<Request>,
+    waiting: Waiting,
+    next: Arc<AtomicU64>,
+}
+
 /// A control connection.
 pub(super) struct Agent {
-    sink: OwnedWriteHalf,
-    waiting: Waiting,
-    next: u64,
+    caller: Caller,
     /// What happens by itself; closed when the agent is gone.
     pub(super) events: mpsc::Receiver<Event>,
     /// Who it is.
     pub(super) ready: Ready,
 }
 
-fn lost() -> AgentError {
+/// What an answer is that does not come any more.
+pub(super) fn lost() -> AgentError {
     AgentError {
         kind: AgentErrorKind::Failed,
         message: "the connection to the guest's agent was lost".into(),
@@ -62,25 +74,62 @@ impl Agent {
         let waiting = Waiting::default();
         let (told, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(listen(source, waiting.clone(), told));
-        Ok(Self { sink, waiting, next: 1, events, ready })
+        let (outbox, requests) = mpsc::channel(REQUESTS_MAX);
+        tokio::spawn(write_all(requests, sink, waiting.clone()));
+        let caller = Caller { outbox, waiting, next: Arc::new(AtomicU64::new(1)) };
+        Ok(Self { caller, events, ready })
+    }
+
+    /// For those who ask beside the run.
+    pub(super) fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 
     /// Sends a request; the answer comes through the receiver.
     pub(super) async fn ask(&mut self, command: Command) -> oneshot::Receiver<Result<(), AgentError>> {
+        self.caller.ask(command).await
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(super) async fn request(&mut self, command: Command) -> Result<(), AgentError> {
+        self.caller.request(command).await
+    }
+}
+
+impl Caller {
+    /// Sends a request; the answer comes through the receiver, which closes when there is none.
+    pub(super) async fn ask(&self, command: Command) -> oneshot::Receiver<Result<(), AgentError>> {
         let (answer, answered) = oneshot::channel();
-        let seq = self.next;
-        self.next = self.next.wrapping_add(1);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, answer);
-        if write_message(&mut self.sink, &Request { seq, command }).await.is_err() {
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() >= WAITING_MAX {
+                // An agent that does not answer must not fill the host with those who have given it up.
+                waiting.retain(|_, answer| !answer.is_closed());
+            }
+            waiting.insert(seq, answer);
+        }
+        if self.outbox.send(Request { seq, command }).await.is_err() {
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
         }
         answered
     }
 
     /// Sends a request and waits for its answer.
-    pub(super) async fn request(&mut self, command: Command) -> Result<(), AgentError> {
+    pub(super) async fn request(&self, command: Command) -> Result<(), AgentError> {
         self.ask(command).await.await.unwrap_or_else(|_| Err(lost()))
     }
+}
+
+/// Writes requests, each whole: who asks may lose interest at any time.
+async fn write_all(mut requests: mpsc::Receiver<Request>, mut sink: OwnedWriteHalf, waiting: Waiting) {
+    while let Some(request) = requests.recv().await {
+        if write_message(&mut sink, &request).await.is_err() {
+            break;
+        }
+    }
+    requests.close();
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
 async fn listen(mut source: impl AsyncRead + Unpin, waiting: Waiting, told: mpsc::Sender<Event>) {
@@ -113,7 +162,7 @@ pub(super) async fn connect_stream(
 }
 
 /// Connects to a port of the guest.
-async fn dial(vsock: &Path, port: u32) -> io::Result<UnixStream> {
+pub(super) async fn dial(vsock: &Path, port: u32) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(vsock).await?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     let mut answer = Vec::new();
@@ -124,7 +173,9 @@ async fn dial(vsock: &Path, port: u32) -> io::Result<UnixStream> {
     if answer.starts_with(b"OK ") { Ok(stream) } else { Err(protocol("the guest refused the connection")) }
 }
 
-async fn read_message<T: DeserializeOwned>(source: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+pub(super) async fn read_message<T: DeserializeOwned>(
+    source: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<T>> {
     let mut prefix = [0; 4];
     match source.read_exact(&mut prefix).await {
         Ok(_) => {}
@@ -136,7 +187,10 @@ async fn read_message<T: DeserializeOwned>(source: &mut (impl AsyncRead + Unpin)
     Ok(Some(serde_json::from_slice(&body)?))
 }
 
-async fn write_message(sink: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
+pub(super) async fn write_message(
+    sink: &mut (impl AsyncWrite + Unpin),
+    message: &impl Serialize,
+) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let mut bytes = frame::prefix(body.len()).map_err(io::Error::other)?.to_vec();
     bytes.extend(body);

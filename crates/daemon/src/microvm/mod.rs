@@ -6,6 +6,7 @@
 mod actor;
 mod agent;
 mod control;
+pub mod exec;
 pub mod log;
 pub mod output;
 mod run;
@@ -19,11 +20,12 @@ use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Actor;
+use self::exec::Execs;
 use self::log::Log;
 use self::output::Output;
 pub(crate) use self::run::chain;
 use self::vmm::{Files, Vmm};
-use crate::admission::Ask;
+use crate::admission::{Ask, Verdict, admit};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
@@ -83,6 +85,7 @@ pub struct Microvm {
     commands: mpsc::Sender<(Command, Reply)>,
     view: watch::Receiver<Record>,
     output: Arc<Output>,
+    execs: Arc<Execs>,
 }
 
 impl Microvm {
@@ -119,9 +122,11 @@ impl Microvm {
     fn spawn_with(host: Arc<Host>, record: Record, resolved: Resolved, adopted: Option<Vmm>) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let output = Arc::new(Output::new(Log::new(Files::new(&host, &record.id).data())));
-        let (actor, view) = Actor::new(host, record, resolved, output.clone(), adopted);
+        let execs = Arc::new(Execs::new(record.id.clone(), resolved.process.clone()));
+        let streams = (output.clone(), execs.clone());
+        let (actor, view) = Actor::new(host, record, resolved, streams, adopted);
         tokio::spawn(actor.live(inbox));
-        Self { commands, view, output }
+        Self { commands, view, output, execs }
     }
 
     /// Its record as of now.
@@ -132,6 +137,22 @@ impl Microvm {
     /// Its streams and its log.
     pub fn output(&self) -> &Arc<Output> {
         &self.output
+    }
+
+    /// The processes that run beside its own.
+    pub fn execs(&self) -> &Arc<Execs> {
+        &self.execs
+    }
+
+    /// Whether it may be reached into now.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn may_exec(&self) -> Result<(), MicrovmError> {
+        match admit(self.record().state, Ask::Exec) {
+            Verdict::Refuse(why) => Err(MicrovmError::Refused(why)),
+            Verdict::Go | Verdict::Done => Ok(()),
+        }
     }
 
     /// Starts it; returns when its process runs or has failed to.

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::agent::{Agent, connect_stream};
+use super::exec::{Execs, Session};
 use super::output::{Input, Output};
 use super::vmm::{Files, StartError, Vmm};
 use crate::fleet::Host;
@@ -60,6 +61,7 @@ pub(super) struct Run {
     pub(super) kernel: Option<String>,
     pub(super) resolved: Resolved,
     pub(super) output: Arc<Output>,
+    pub(super) execs: Arc<Execs>,
     /// A VMM that runs already, under an earlier daemon.
     pub(super) adopted: Option<Vmm>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -119,6 +121,7 @@ impl Run {
             }
             Err(error) => Err(error.into()),
         };
+        self.execs.lost();
         files.forget_sockets();
         match ended {
             Ok((exit, reason)) => {
@@ -188,8 +191,10 @@ impl Run {
             Some(_) => self.connect(files, &process).await?,
             None => self.begin(&mut agent, files, &process).await?,
         };
+        self.execs.connected(Session::new(agent.caller(), files.vsock()), &agent.ready.processes);
         self.tell(Told::Running(agent.ready.kernel.clone())).await;
         let exit = self.follow(&mut agent, &process.id).await?;
+        self.execs.lost();
         self.drain(pumps).await;
         Ok((exit, agent))
     }
@@ -277,7 +282,7 @@ impl Run {
             tokio::select! {
                 event = agent.events.recv() => match event {
                     Some(Event::Exited { process: ended, exit }) if ended == process => return Ok(exit),
-                    Some(Event::Exited { .. }) => {}
+                    Some(Event::Exited { process: ended, exit }) => self.execs.ended(&ended, exit),
                     None => {
                         let error = std::io::Error::other("the guest's agent closed its connection");
                         return Err(error.into());
@@ -341,7 +346,8 @@ async fn carry_out(mut source: OwnedReadHalf, kind: Kind, output: Arc<Output>) {
     }
 }
 
-async fn carry_in(mut input: mpsc::Receiver<Input>, mut sink: OwnedWriteHalf) {
+/// Passes input on to a process, to its end or the process's.
+pub(super) async fn carry_in(mut input: mpsc::Receiver<Input>, mut sink: OwnedWriteHalf) {
     while let Some(Input::Bytes(bytes)) = input.recv().await {
         if sink.write_all(&bytes).await.is_err() {
             // The process has closed its input; what is still sent is dropped, as a shell's pipe would.

@@ -1,0 +1,178 @@
+//! `/v1/exec`: further processes in running microVMs.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use hull_protocol::agent::WindowSize;
+use hull_protocol::exec::Exec;
+use hull_protocol::stream::Kind;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use super::problem::ApiError;
+use super::streams::{out_of_place, read_frame, send, switching, wants_upgrade, window_size};
+use super::{Api, body, query};
+use crate::microvm::exec::{ExecError, Execs, front};
+use crate::microvm::output::{Input, Sent};
+use crate::plan;
+
+/// What a terminal's process is told when its client has gone.
+const HANG_UP: i32 = 1;
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<Exec>), ApiError> {
+    let microvm = api.fleet.find(&id)?;
+    let spec = body(&bytes)?;
+    microvm.may_exec()?;
+    Ok((StatusCode::CREATED, Json(microvm.execs().create(spec)?)))
+}
+
+/// The table that an exec is in, and its record.
+fn find(api: &Api, id: &str) -> Result<(Arc<Execs>, Exec), ApiError> {
+    let execs = api.fleet.find_exec(id)?.execs().clone();
+    let record = execs.get(id).ok_or(ExecError::NotFound)?;
+    Ok((execs, record))
+}
+
+pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Exec>, ApiError> {
+    Ok(Json(find(&api, &id)?.1))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    #[serde(default)]
+    detach: bool,
+}
+
+/// Starts it: detached, or with the connection as its streams, [`hull_protocol::stream`].
+pub(super) async fn start(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    uri: Uri,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let Start { detach } = query(&uri)?;
+    let (execs, record) = find(&api, &id)?;
+    api.fleet.find(&record.microvm)?.may_exec()?;
+    if detach {
+        let started = execs.start(&id, None)?;
+        // Who drives it says how it went; without a word the daemon has a bug, which the record shows.
+        if let Ok(Err(error)) = started.await {
+            return Err(ExecError::Agent(error).into());
+        }
+        let record = execs.get(&id).ok_or(ExecError::NotFound)?;
+        return Ok(Json(record).into_response());
+    }
+    wants_upgrade(&request)?;
+    let (front, output, input) = front();
+    let _how_it_went_is_on_the_stream = execs.start(&id, Some(front))?;
+    let client = Client { execs, record };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => client.serve(TokioIo::new(connection), output, input).await,
+            Err(error) => {
+                tracing::debug!("the client of an exec left before it began: {error}");
+                client.left().await;
+            }
+        }
+    });
+    Ok(switching())
+}
+
+/// Who is at the streams of a process.
+struct Client {
+    execs: Arc<Execs>,
+    record: Exec,
+}
+
+impl Client {
+    async fn serve(
+        self,
+        connection: impl AsyncRead + AsyncWrite + Send + 'static,
+        output: mpsc::Receiver<Sent>,
+        input: mpsc::Sender<Input>,
+    ) {
+        let (source, sink) = tokio::io::split(connection);
+        let gone = tokio::select! {
+            sent = send(sink, output) => sent.is_err(),
+            heard = self.hear(input, source) => match heard {
+                Ok(detached) => !detached,
+                Err(error) => {
+                    tracing::debug!("the client of an exec: {error}");
+                    true
+                }
+            },
+        };
+        if gone {
+            self.left().await;
+        }
+    }
+
+    /// Hears the client until it leaves; whether it did so on purpose.
+    async fn hear(&self, input: mpsc::Sender<Input>, mut source: impl AsyncRead + Unpin) -> io::Result<bool> {
+        let (id, stdin) = (&self.record.id, self.record.spec.as_ref().is_some_and(|spec| spec.stdin));
+        while let Some((kind, payload)) = read_frame(&mut source).await? {
+            match (kind, payload.as_slice()) {
+                // A process that has closed its input reads no more: what is sent is dropped.
+                (Kind::Stdin, []) if stdin => drop(input.send(Input::End).await),
+                (Kind::Stdin, _) if stdin => drop(input.send(Input::Bytes(payload.into())).await),
+                (Kind::Resize, &[a, b, c, d]) => {
+                    let _too_late = self.execs.resize(id, window_size([a, b, c, d])).await;
+                }
+                (Kind::Signal, &[number]) => {
+                    let _too_late = self.execs.signal(id, i32::from(number)).await;
+                }
+                (Kind::Detach, []) => return Ok(true),
+                _ => return Err(out_of_place(kind, payload.len())),
+            }
+        }
+        Ok(false)
+    }
+
+    /// As when a terminal is closed: what runs in it is hung up. One without a terminal sees its input end.
+    async fn left(self) {
+        if self.record.spec.as_ref().is_some_and(|spec| spec.terminal.is_some()) {
+            let _it_has_ended = self.execs.signal(&self.record.id, HANG_UP).await;
+        }
+    }
+}
+
+pub(super) async fn resize(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Result<StatusCode, ApiError> {
+    let size: WindowSize = body(&bytes)?;
+    find(&api, &id)?.0.resize(&id, size).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kill {
+    signal: Option<String>,
+}
+
+pub(super) async fn kill(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, ApiError> {
+    let Kill { signal } = query(&uri)?;
+    let number = plan::stop_signal(signal.as_deref().unwrap_or("KILL"))
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
+    find(&api, &id)?.0.signal(&id, number).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
