@@ -2,6 +2,7 @@
 //! but the host's size, which the caller passes in.
 
 mod exec;
+mod health;
 
 use hull_image::ImageConfig;
 use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
@@ -12,6 +13,7 @@ use hull_protocol::units::{Bytes, MIB};
 use crate::disk::{DISK_MAX, DISK_MIN};
 
 pub use self::exec::exec_process;
+pub use self::health::HealthPlan;
 
 /// The smallest memory a container's guest is started with: below it, its kernel and modules leave nothing.
 const CONTAINER_MEMORY_MIN: Bytes = Bytes::mib(96);
@@ -70,6 +72,8 @@ pub struct Resolved {
     pub stop_signal: i32,
     /// The process.
     pub process: ProcessSpec,
+    /// How its health is checked.
+    pub health: Option<HealthPlan>,
 }
 
 /// The number of processors, checked.
@@ -137,6 +141,7 @@ pub fn resolve(
         read_only: spec.container.read_only,
         stop_signal: stop_signal(&image.stop_signal)?,
         process: process(spec, image)?,
+        health: health::health(spec.container.health.as_ref(), image.health.as_ref())?,
     })
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hull_protocol::api::Image;
+use hull_protocol::health::{HealthSpec, HealthTest};
 use hull_protocol::units::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -50,6 +51,8 @@ pub struct ImageConfig {
     pub stop_signal: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// How its health is checked; Docker's addition to the specification.
+    pub health: Option<HealthSpec>,
 }
 
 /// A configuration blob, as far as it is used. Docker writes `null` for what is empty.
@@ -94,6 +97,43 @@ struct RawConfig {
     stop_signal: String,
     #[serde(deserialize_with = "null_default")]
     labels: BTreeMap<String, String>,
+    healthcheck: Option<RawHealth>,
+}
+
+/// Docker's health check. Times are in nanoseconds; nought, and what makes no sense, stands for the default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct RawHealth {
+    #[serde(deserialize_with = "null_default")]
+    test: Vec<String>,
+    interval: Option<i64>,
+    timeout: Option<i64>,
+    start_period: Option<i64>,
+    retries: Option<i64>,
+}
+
+impl From<RawHealth> for HealthSpec {
+    fn from(raw: RawHealth) -> Self {
+        let ms =
+            |time: Option<i64>| time.and_then(|ns| u64::try_from(ns / 1_000_000).ok()).filter(|ms| *ms > 0);
+        let test = match raw.test.split_first() {
+            Some((kind, _)) if kind == "NONE" => Some(HealthTest::None),
+            Some((kind, command)) if kind == "CMD" => Some(HealthTest::Command(command.to_vec())),
+            Some((kind, line)) if kind == "CMD-SHELL" => Some(HealthTest::Shell(line.join(" "))),
+            _ => None,
+        };
+        Self {
+            // One without a command would only ever fail.
+            test: test.filter(|test| !matches!(test, HealthTest::Command(command) if command.is_empty())),
+            interval_ms: ms(raw.interval),
+            timeout_ms: ms(raw.timeout),
+            start_period_ms: ms(raw.start_period),
+            retries: raw
+                .retries
+                .and_then(|retries| u32::try_from(retries).ok())
+                .filter(|retries| *retries > 0),
+        }
+    }
 }
 
 fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
@@ -114,6 +154,7 @@ impl ConfigFile {
             volumes: raw.volumes.into_keys().collect(),
             stop_signal: raw.stop_signal,
             labels: raw.labels,
+            health: raw.healthcheck.map(Into::into),
         }
     }
 }
@@ -152,7 +193,33 @@ fn rfc3339(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+    use super::*;
+
+    #[test]
+    fn a_health_check_is_read_as_docker_writes_it() {
+        let health = |check: &str| {
+            let text = format!(r#"{{"rootfs":{{"diff_ids":[]}},"config":{{"Healthcheck":{check}}}}}"#);
+            serde_json::from_str::<ConfigFile>(&text).unwrap().into_config().health
+        };
+        let check = r#"{"Test":["CMD-SHELL","wget x || exit 1"],"Interval":5000000000,"Retries":2}"#;
+        let expected = HealthSpec {
+            test: Some(HealthTest::Shell("wget x || exit 1".into())),
+            interval_ms: Some(5000),
+            retries: Some(2),
+            ..HealthSpec::default()
+        };
+        assert_eq!(health(check), Some(expected));
+        assert_eq!(health("null"), None);
+        assert_eq!(health(r#"{"Test":["NONE"]}"#).unwrap().test, Some(HealthTest::None));
+        let command = HealthTest::Command(vec!["/check".into(), "-q".into()]);
+        assert_eq!(health(r#"{"Test":["CMD","/check","-q"]}"#).unwrap().test, Some(command));
+        assert_eq!(
+            health(r#"{"Test":["ELSE"],"Interval":-1,"Timeout":0,"Retries":-9}"#),
+            Some(HealthSpec::default())
+        );
+    }
 
     #[test]
     fn dates_follow_the_calendar() {

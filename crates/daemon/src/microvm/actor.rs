@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
+use hull_protocol::health::Health;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::exec::Execs;
+use super::health;
 use super::output::Output;
 use super::run::{Order, Run, Told, chain};
 use super::vmm::{Files, Vmm};
@@ -143,6 +145,7 @@ impl Actor {
         self.record.state = State::Starting;
         self.record.exit = None;
         self.record.finished_at = None;
+        self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
         self.remember();
         self.run(None, vec![reply]);
     }
@@ -160,6 +163,7 @@ impl Actor {
             resolved: self.resolved.clone(),
             output: self.output.clone(),
             execs: self.execs.clone(),
+            health: self.record.health.clone(),
             adopted,
             orders: told_orders,
             kill: kill.clone(),
@@ -214,6 +218,13 @@ impl Actor {
                 self.remember();
                 self.started();
             }
+            Happened::Told(Told::Health(health)) => {
+                let status = |health: &Health| health.status;
+                let changed = self.record.health.as_ref().map(status) != Some(health.status);
+                self.record.health = Some(health);
+                // A verdict is worth a write to disk, every check is not.
+                if changed { self.remember() } else { self.show() }
+            }
             Happened::Ended(exit, own) => {
                 self.record.state = if own { State::Stopped } else { State::Failed };
                 self.record.exit = Some(exit.clone());
@@ -242,6 +253,10 @@ impl Actor {
         if let Err(error) = self.host.state.update(&self.record) {
             tracing::error!("microVM {}: {}", self.record.id, chain(&error));
         }
+        self.show();
+    }
+
+    fn show(&self) {
         let _nobody_looks = self.shown.send(self.record.clone());
     }
 }

@@ -7,6 +7,7 @@ mod actor;
 mod agent;
 mod control;
 pub mod exec;
+mod health;
 pub mod log;
 pub mod output;
 mod run;

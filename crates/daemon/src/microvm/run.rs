@@ -13,6 +13,7 @@ use hull_protocol::agent::{
 };
 use hull_protocol::api::ExitStatus;
 use hull_protocol::exit::ExitReason;
+use hull_protocol::health::Health;
 use hull_protocol::stream::{Kind, PAYLOAD_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::agent::{Agent, connect_stream};
 use super::exec::{Execs, Session};
+use super::health;
 use super::output::{Input, Output};
 use super::vmm::{Files, StartError, Vmm};
 use crate::fleet::Host;
@@ -51,6 +53,8 @@ pub(super) enum Told {
     Started(Option<u32>),
     /// The process runs, on this kernel.
     Running(String),
+    /// What the health checks say by now.
+    Health(Health),
 }
 
 /// What is to be run.
@@ -62,6 +66,8 @@ pub(super) struct Run {
     pub(super) resolved: Resolved,
     pub(super) output: Arc<Output>,
     pub(super) execs: Arc<Execs>,
+    /// What an earlier daemon's checks came to.
+    pub(super) health: Option<Health>,
     /// A VMM that runs already, under an earlier daemon.
     pub(super) adopted: Option<Vmm>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -193,7 +199,10 @@ impl Run {
         };
         self.execs.connected(Session::new(agent.caller(), files.vsock()), &agent.ready.processes);
         self.tell(Told::Running(agent.ready.kernel.clone())).await;
+        let plan = self.resolved.health.clone();
+        let checks = health::watch(plan, self.health.take(), self.execs.clone(), self.told.clone());
         let exit = self.follow(&mut agent, &process.id).await?;
+        drop(checks);
         self.execs.lost();
         self.drain(pumps).await;
         Ok((exit, agent))
