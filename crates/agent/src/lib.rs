@@ -6,6 +6,7 @@
 pub mod boot;
 mod exec;
 pub mod interfaces;
+mod files;
 mod join;
 pub mod kmsg;
 mod messages;
@@ -21,4 +22,6 @@ mod signal;
 mod spawn;
 pub mod stage;
 mod streams;
+mod top;
+mod transfer;
 mod user;

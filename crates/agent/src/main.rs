@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hull_agent::server::{Guest, STREAM_WAIT, Server};
 use hull_agent::{boot, kmsg, setup, stage};
 use hull_protocol::agent::{CONTROL_PORT, STREAM_PORT};
+use hull_protocol::transfer::TRANSFER_PORT;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(stage::ARGUMENT) {
@@ -42,6 +43,7 @@ fn serve() -> std::io::Result<()> {
     });
     let control = boot::listen(CONTROL_PORT)?;
     let streams = boot::listen(STREAM_PORT)?;
+    let transfers = boot::listen(TRANSFER_PORT)?;
     boot::tell_host();
-    Arc::new(server).serve(control, streams)
+    Arc::new(server).serve(control, streams, transfers)
 }

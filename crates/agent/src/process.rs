@@ -120,6 +120,14 @@ impl Process {
         set.map_err(|error| failed("setting the window size", error))
     }
 
+    /// Its number, while it runs. It may be another's by the time it is used.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        match self.state().phase {
+            Phase::Running(pid) => Some(pid),
+            Phase::Starting | Phase::Ended => None,
+        }
+    }
+
     /// A descriptor of it, for who joins its namespaces: it means this process even when its number is another's.
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, AgentError> {
         let refused =

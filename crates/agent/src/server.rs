@@ -26,6 +26,7 @@ use crate::process::{Place, Process};
 use crate::processes::{Admitted, Processes};
 use crate::setup::{failed, set_clock};
 use crate::streams::Streams;
+use crate::transfer;
 
 /// How long a new stream connection may take to say what it is for.
 const HELLO_WAIT: Duration = Duration::from_secs(20);
@@ -154,15 +155,25 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves both ports; comes back only when it cannot.
+    /// Serves all ports; comes back only when it cannot.
     ///
     /// # Errors
     /// When no connection can be accepted any more.
-    pub fn serve(self: Arc<Self>, control: Listener, streams: Listener) -> io::Result<()> {
+    pub fn serve(
+        self: Arc<Self>,
+        control: Listener,
+        streams: Listener,
+        transfers: Listener,
+    ) -> io::Result<()> {
         let server = self.clone();
         spawn("streams", move || {
             let error = server.accept_streams(&streams);
             log(&format!("no more streams can be connected: {error}"));
+        })?;
+        let server = self.clone();
+        spawn("transfers", move || {
+            let error = server.accept_transfers(&transfers);
+            log(&format!("no more files can be copied: {error}"));
         })?;
         Err(control.serve(|connection| {
             let server = self.clone();
@@ -191,6 +202,26 @@ impl Server {
             };
             if let Err(error) = spawn("hello", greet) {
                 log(&format!("a stream was turned away: {error}"));
+            }
+        })
+    }
+
+    fn accept_transfers(self: Arc<Self>, listener: &Listener) -> io::Error {
+        let served = Arc::new(());
+        listener.serve(|connection| {
+            if Arc::strong_count(&served) > transfer::AT_ONCE {
+                return;
+            }
+            let (server, place) = (self.clone(), served.clone());
+            let container =
+                move || server.first().ok_or_else(|| invalid("nothing has been started here yet"));
+            let serve = move || {
+                let _place = place;
+                // A host that breaks off knows it.
+                let _broke_off = transfer::serve(connection, container);
+            };
+            if let Err(error) = spawn("transfer", serve) {
+                log(&format!("a transfer was turned away: {error}"));
             }
         })
     }

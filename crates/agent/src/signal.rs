@@ -46,7 +46,7 @@ pub(crate) fn send_to_all(first: Pid, signal: Signal) -> rustix::io::Result<()> 
 }
 
 /// The name of a process's PID namespace; none for one that has ended.
-fn namespace(pid: Pid) -> Option<std::path::PathBuf> {
+pub(crate) fn namespace(pid: Pid) -> Option<std::path::PathBuf> {
     fs::read_link(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("ns/pid")).ok()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Both files are the image's, so they are read as hostile: only regular files, only so many bytes.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -12,6 +12,8 @@ use rustix::fs::OFlags;
 const FILE_MAX: u64 = 4 << 20;
 /// The most fields that either file has on a line.
 const FIELDS_MAX: usize = 7;
+/// The most characters of a name that are shown.
+const NAME_MAX: usize = 32;
 /// The most supplementary groups the kernel takes.
 const GROUPS_MAX: usize = 65_536;
 
@@ -36,7 +38,11 @@ pub(crate) enum UserError {
 /// Reads a file of the image's.
 pub(crate) fn read_image_file(path: &str) -> String {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else { return String::new() };
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map(read_hostile).unwrap_or_default()
+}
+
+/// The text of such a file, opened so that it cannot block.
+pub(crate) fn read_hostile(file: File) -> String {
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return String::new();
     }
@@ -77,6 +83,13 @@ pub(crate) fn find(wanted: &str, passwd: &str, group: &str) -> Result<User, User
     let groups = std::iter::once(gid).chain(groups.into_iter().filter(|other| *other != gid));
     let groups = groups.take(GROUPS_MAX).collect();
     Ok(User { uid, gid, groups, home })
+}
+
+/// The name of a user, or the number where the image has none for it.
+pub(crate) fn name_of(uid: u32, passwd: &str) -> String {
+    let entry = passwd.lines().map(fields).find(|entry| number_at(entry, 2) == Some(uid));
+    let name = entry.as_ref().and_then(|entry| entry.first()).filter(|name| !name.is_empty());
+    name.map_or_else(|| uid.to_string(), |name| name.chars().take(NAME_MAX).collect())
 }
 
 fn fields(line: &str) -> Vec<&str> {
@@ -127,6 +140,12 @@ mod tests {
         assert_eq!(find("web:tape", PASSWD, GROUP), user(33, 26, &[26], "/var/www"));
         assert_eq!(find("1000:1001", PASSWD, GROUP), user(1000, 1001, &[1001], "/"));
         assert_eq!(find("1000", "", ""), user(1000, 0, &[0], "/"));
+    }
+
+    #[test]
+    fn numbers_have_names_where_the_image_has_one() {
+        assert_eq!((name_of(33, PASSWD), name_of(5, PASSWD)), ("web".into(), "5".to_owned()));
+        assert_eq!(name_of(1, &format!("{}:x:1:1\n", "n".repeat(99))).len(), NAME_MAX);
     }
 
     #[test]

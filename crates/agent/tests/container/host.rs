@@ -15,7 +15,9 @@ use hull_protocol::agent::{
     Setup, StreamHello, StreamKind,
 };
 use hull_protocol::frame;
+use hull_protocol::transfer::{Answer, Query};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::image;
@@ -68,8 +70,8 @@ impl Agent {
             stream_wait: options.stream_wait,
         });
         let listen = |name| Listener::Unix(UnixListener::bind(directory.path().join(name)).unwrap());
-        let (control, streams) = (listen("control"), listen("streams"));
-        thread::spawn(move || Arc::new(server).serve(control, streams));
+        let (control, streams, transfers) = (listen("control"), listen("streams"), listen("transfers"));
+        thread::spawn(move || Arc::new(server).serve(control, streams, transfers));
         Self { directory, name: name.to_owned(), read_only: options.read_only }
     }
 
@@ -113,6 +115,15 @@ impl Agent {
         let stream = UnixStream::connect(self.directory.path().join("streams")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
+    }
+
+    /// A connection for a question, and its first answer.
+    pub fn query(&self, query: &Query) -> (UnixStream, Result<Answer, AgentError>) {
+        let mut connection = UnixStream::connect(self.directory.path().join("transfers")).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        write_message(&mut connection, query);
+        let answer = read_message(&mut connection);
+        (connection, answer)
     }
 
     pub fn stream(&self, process: &str, stream: StreamKind) -> UnixStream {
@@ -271,6 +282,14 @@ impl Control {
         self.stream.read_exact(&mut body).unwrap();
         Some(serde_json::from_slice(&body).unwrap())
     }
+}
+
+pub fn read_message<T: DeserializeOwned>(stream: &mut UnixStream) -> T {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).unwrap();
+    let mut body = vec![0; frame::length(prefix).unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
 }
 
 pub fn write_message(stream: &mut UnixStream, message: &impl Serialize) {

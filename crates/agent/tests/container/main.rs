@@ -13,3 +13,4 @@ mod protocol;
 mod start;
 mod streams;
 mod terminal;
+mod transfer;
