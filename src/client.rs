@@ -5,6 +5,7 @@
 //! read into memory beyond [`ANSWER_MAX`].
 
 mod body;
+mod download;
 mod locate;
 mod on_demand;
 
@@ -27,6 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 pub(crate) use body::Body;
+use download::Download;
 pub(crate) use on_demand::bind;
 
 use crate::stream::{Attached, Frames};
@@ -102,6 +104,16 @@ impl Client {
     /// `POST` whose answer is empty.
     pub(crate) async fn tell(&self, path: &str, body: Body) -> Result<()> {
         self.send(Method::POST, path, body).await.map(drop)
+    }
+
+    /// `PUT` of a stream of bytes, whose answer is empty.
+    pub(crate) async fn put(&self, path: &str, body: Body) -> Result<()> {
+        self.send(Method::PUT, path, body).await.map(drop)
+    }
+
+    /// `GET` whose answer is a stream of bytes, to be read by another thread than this one.
+    pub(crate) async fn download(&self, path: &str) -> Result<Download> {
+        Ok(Download::new(self.send(Method::GET, path, Body::empty()).await?.into_body()))
     }
 
     /// `DELETE`.

@@ -6,6 +6,7 @@
 mod attach;
 mod boot;
 mod container;
+mod cp;
 mod create;
 mod doctor;
 mod exec;
@@ -26,6 +27,7 @@ mod run;
 mod serve;
 mod start;
 mod stop;
+mod top;
 mod transfer;
 mod wait;
 
@@ -57,7 +59,9 @@ enum Verb {
     Start(start::Start),
     Exec(exec::Exec),
     Attach(attach::Attach),
+    Cp(cp::Cp),
     Ps(ps::Ps),
+    Top(top::Top),
     Logs(logs::Logs),
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
@@ -80,7 +84,7 @@ impl Verb {
     /// The exit status when Hull could not do it.
     fn failure(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Boot(_) => STATUS_HULL,
+            Self::Run(_) | Self::Boot(_) | Self::Exec(_) => STATUS_HULL,
             _ => 1,
         }
     }
@@ -96,6 +100,8 @@ impl Verb {
             Self::Start(verb) => block_on(verb.run(host)),
             Self::Exec(verb) => block_on(verb.run(host)),
             Self::Attach(verb) => block_on(verb.run(host)),
+            Self::Cp(verb) => block_on(verb.run(host)),
+            Self::Top(verb) => block_on(verb.run(host)),
             Self::Ps(verb) => block_on(verb.run(host)),
             Self::Logs(verb) => block_on(verb.run(host)),
             Self::Inspect(verb) => block_on(verb.run(host)),

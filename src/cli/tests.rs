@@ -48,6 +48,8 @@ fn verbs_are_understood() {
         "hull exec -d web touch /x",
         "hull run --health-cmd true --health-interval 1m30s --health-retries 2 busybox",
         "hull run --no-healthcheck busybox",
+        "hull cp -aL web:/etc/. -",
+        "hull top --no-trunc web",
         "hull logs -f -n 10 web",
         "hull logs --tail all web",
         "hull stop -t 3 a b",

@@ -4,6 +4,7 @@
 //! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
 
 mod exec;
+mod files;
 mod images;
 mod kernels;
 mod microvms;
@@ -46,7 +47,10 @@ pub fn router(api: Api) -> Router {
         .route("/wait", get(microvms::wait))
         .route("/attach", post(streams::attach))
         .route("/logs", get(streams::logs))
-        .route("/exec", post(exec::create));
+        .route("/exec", post(exec::create))
+        .route("/files", get(files::get).put(files::put).layer(DefaultBodyLimit::disable()))
+        .route("/files/stat", get(files::stat))
+        .route("/processes", get(files::processes));
     let exec = Router::new()
         .route("/", get(exec::inspect))
         .route("/start", post(exec::start))

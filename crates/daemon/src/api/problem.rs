@@ -2,11 +2,13 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
+use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, chain};
 
 /// A failed request.
@@ -67,6 +69,7 @@ impl From<MicrovmError> for ApiError {
         match error {
             MicrovmError::Refused(_) | MicrovmError::Agent(_) => Self::conflict(error.to_string()),
             MicrovmError::Gone => Self::not_found(error.to_string()),
+            MicrovmError::Transfer(error) => error.into(),
             MicrovmError::State(_) | MicrovmError::Files(_) => Self::internal(&error),
         }
     }
@@ -79,6 +82,25 @@ impl From<ExecError> for ApiError {
             ExecError::NotFound => Self::not_found(error.to_string()),
             ExecError::Refused(_) | ExecError::TooMany | ExecError::Agent(_) => {
                 Self::conflict(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<TransferError> for ApiError {
+    fn from(error: TransferError) -> Self {
+        let agent = match &error {
+            TransferError::Agent(agent) => agent.kind,
+            TransferError::Body(_) => AgentErrorKind::Invalid,
+            TransferError::Io(_) | TransferError::Protocol => AgentErrorKind::Failed,
+        };
+        match agent {
+            AgentErrorKind::NotFound => {
+                Self::new(404, "no-such-file", "No such file or directory", error.to_string())
+            }
+            AgentErrorKind::Invalid => Self::invalid(error.to_string()),
+            AgentErrorKind::Failed | AgentErrorKind::NotExecutable => {
+                Self::new(422, "copy-failed", "The guest could not do it", chain(&error))
             }
         }
     }

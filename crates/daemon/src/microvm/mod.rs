@@ -11,6 +11,7 @@ mod health;
 pub mod log;
 pub mod output;
 mod run;
+pub mod transfer;
 mod vmm;
 
 use std::sync::Arc;
@@ -25,12 +26,14 @@ use self::exec::Execs;
 use self::log::Log;
 use self::output::Output;
 pub(crate) use self::run::chain;
+use self::transfer::{Transfer, TransferError};
 use self::vmm::{Files, Vmm};
 use crate::admission::{Ask, Verdict, admit};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
 use crate::state::StateError;
+use hull_protocol::transfer::Query;
 
 /// How many commands wait for the actor.
 const COMMANDS: usize = 32;
@@ -47,6 +50,9 @@ pub enum MicrovmError {
     /// The agent refused.
     #[error("{0}")]
     Agent(String),
+    /// A question was not answered.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// It could not be remembered.
     #[error(transparent)]
     State(#[from] StateError),
@@ -87,6 +93,8 @@ pub struct Microvm {
     view: watch::Receiver<Record>,
     output: Arc<Output>,
     execs: Arc<Execs>,
+    /// Where its guest is asked.
+    vsock: Arc<std::path::Path>,
 }
 
 impl Microvm {
@@ -123,11 +131,12 @@ impl Microvm {
     fn spawn_with(host: Arc<Host>, record: Record, resolved: Resolved, adopted: Option<Vmm>) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let output = Arc::new(Output::new(Log::new(Files::new(&host, &record.id).data())));
+        let vsock = Files::new(&host, &record.id).vsock().into();
         let execs = Arc::new(Execs::new(record.id.clone(), resolved.process.clone()));
         let streams = (output.clone(), execs.clone());
         let (actor, view) = Actor::new(host, record, resolved, streams, adopted);
         tokio::spawn(actor.live(inbox));
-        Self { commands, view, output, execs }
+        Self { commands, view, output, execs, vsock }
     }
 
     /// Its record as of now.
@@ -154,6 +163,15 @@ impl Microvm {
             Verdict::Refuse(why) => Err(MicrovmError::Refused(why)),
             Verdict::Go | Verdict::Done => Ok(()),
         }
+    }
+
+    /// Asks its agent for files or processes.
+    ///
+    /// # Errors
+    /// When it does not run, or the agent refuses.
+    pub async fn ask_for(&self, query: &Query) -> Result<Transfer, MicrovmError> {
+        self.may_exec()?;
+        Ok(Transfer::ask(&self.vsock, query).await?)
     }
 
     /// Starts it; returns when its process runs or has failed to.
