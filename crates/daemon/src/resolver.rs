@@ -50,9 +50,9 @@ pub struct Answer {
     pub lifetime: Duration,
 }
 
-/// What is done about an answer before its client gets it, such as opening the way to its addresses. It is waited
-/// for; an answer whose watcher takes more than seconds is not sent.
-pub type Watcher = Arc<dyn Fn(Answer) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// What is done about an answer before its client gets it, such as opening the way to its addresses; whether the client
+/// may have it. It is waited for, but not longer than seconds.
+pub type Watcher = Arc<dyn Fn(Answer) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// Whether a client, named by its network's id and its address, may have a name asked for outside: by a network without
 /// a way out, or to a policy that lists names, a question is a way out like any other. The name is in lower case,

@@ -105,10 +105,10 @@ async fn serve_datagrams(shared: Arc<Shared>, network: Arc<Network>, socket: Arc
                 Received::Query(asked) => {
                     (respond(&shared, &network, client.ip(), &asked).await, asked.datagram_limit())
                 }
-                Received::Refused(refusal) => (Some(refusal), STREAM_MAX),
+                Received::Refused(refusal) => (refusal, STREAM_MAX),
                 Received::Noise => return,
             };
-            if let Some(bytes) = answer.and_then(|answer| encode(&answer, limit)) {
+            if let Some(bytes) = encode(&answer, limit) {
                 let _the_client_asks_again = socket.send_to(&bytes, client).await;
             }
         });
@@ -152,10 +152,10 @@ async fn converse(
         let Some(_admitted) = admit(shared, network, client) else { return Ok(()) };
         let answer = match message::receive(query) {
             Received::Query(asked) => respond(shared, network, client, &asked).await,
-            Received::Refused(refusal) => Some(refusal),
-            Received::Noise => None,
+            Received::Refused(refusal) => refusal,
+            Received::Noise => return Ok(()),
         };
-        let Some(bytes) = answer.and_then(|answer| encode(&answer, STREAM_MAX)) else { return Ok(()) };
+        let Some(bytes) = encode(&answer, STREAM_MAX) else { return Ok(()) };
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
         timeout(IDLE, stream.write_all(&[&length.to_be_bytes(), bytes.as_slice()].concat())).await??;
     }
@@ -170,28 +170,30 @@ fn known(shared: &Shared, network: &Network, client: IpAddr, asked: &Asked) -> K
     found.unwrap_or_else(|| otherwise(question, |address| network.has(address)))
 }
 
-/// The answer to a query; None when it must not have one.
-async fn respond(shared: &Shared, network: &Network, client: IpAddr, asked: &Asked) -> Option<Message> {
+/// The answer to a query.
+async fn respond(shared: &Shared, network: &Network, client: IpAddr, asked: &Asked) -> Message {
     match known(shared, network, client, asked) {
         Known::Records(records) => {
             let mut reply = asked.reply(ResponseCode::NoError);
             reply.metadata.authoritative = true;
             reply.answers = records;
-            return Some(reply);
+            return reply;
         }
-        Known::Code(code) => return Some(asked.reply(code)),
+        Known::Code(code) => return asked.reply(code),
         Known::Nothing => {}
     }
     let name = spelled(asked.question.name());
     if shared.permit.as_ref().is_some_and(|permit| !permit(&network.id, client, &name)) {
-        return Some(asked.reply(ResponseCode::Refused));
+        return asked.reply(ResponseCode::Refused);
     }
     let Some(outside) = shared.upstreams.resolve(asked).await else {
-        return Some(asked.reply(ResponseCode::ServFail));
+        return asked.reply(ResponseCode::ServFail);
     };
     if let (Some(watcher), Some((addresses, lifetime))) = (&shared.watcher, message::addresses(&outside)) {
         let answer = Answer { network: network.id.clone(), client, name, addresses, lifetime };
-        timeout(WATCHED, watcher(answer)).await.ok()?;
+        if !timeout(WATCHED, watcher(answer)).await.unwrap_or(false) {
+            return asked.reply(ResponseCode::ServFail);
+        }
     }
-    Some(asked.relay(outside))
+    asked.relay(outside)
 }

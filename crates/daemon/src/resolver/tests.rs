@@ -212,8 +212,10 @@ async fn the_watcher_is_done_before_the_client_has_the_answer() {
         let (theirs, count) = (theirs.clone(), count.clone());
         Box::pin(async move {
             sleep(Duration::from_millis(300)).await;
+            let good = answer.name != "www.bad.example";
             theirs.lock().unwrap().push(answer);
             count.fetch_add(1, Ordering::SeqCst);
+            good
         })
     });
     let upstream = Upstream::start(script).await;
@@ -232,6 +234,9 @@ async fn the_watcher_is_done_before_the_client_has_the_answer() {
     // Names of the network are no answers from outside.
     served.lookup(SECOND.1, "secret.", RecordType::A).await.unwrap();
     assert_eq!(done.load(Ordering::SeqCst), 1);
+    // An answer whose way could not be opened is kept back.
+    let kept = served.lookup(SECOND.1, "www.bad.example.", RecordType::A).await;
+    assert_eq!((kept, done.load(Ordering::SeqCst)), (Err(ResponseCode::ServFail), 2));
 }
 
 #[tokio::test]
