@@ -1,9 +1,11 @@
 //! The flags of `run` and `create`, and the specification they make.
 
+mod networking;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, ValueEnum};
 use hull_protocol::api::{Microvm, Problem};
 use hull_protocol::plan::CpuModel;
@@ -11,7 +13,8 @@ use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
 
 use super::health::HealthFlags;
-use super::pull;
+pub(super) use self::networking::Egress;
+use super::{complain, pull};
 use crate::client::Client;
 use crate::terminal;
 
@@ -85,6 +88,8 @@ pub(super) struct Container {
     /// Label: KEY=value; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    #[command(flatten)]
+    networking: networking::Networking,
     /// When to pull the image
     #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
     pull: When,
@@ -109,7 +114,7 @@ impl Container {
         if self.pull == When::Always {
             pull::pull(client, image, &self.registry, self.quiet).await?;
         }
-        match client.post("/v1/microvms", &spec).await {
+        let made: Result<Microvm> = match client.post("/v1/microvms", &spec).await {
             Err(error) if self.pull == When::Missing && is_missing_image(&error) => {
                 // Only what is written as a reference can be pulled.
                 pull::pull(client, image, &self.registry, self.quiet).await.with_context(|| {
@@ -118,7 +123,12 @@ impl Container {
                 client.post("/v1/microvms", &spec).await
             }
             answer => answer,
+        };
+        let made = made?;
+        for notice in &made.notices {
+            complain(&anyhow!("{notice}"));
         }
+        Ok(made)
     }
 
     fn spec(&self) -> Result<MicrovmSpec> {
@@ -150,7 +160,7 @@ impl Container {
             kernel: self.kernel.clone(),
             auto_remove: self.rm,
             labels: labels(&self.label)?,
-            networking: Default::default(),
+            networking: self.networking.spec()?,
             container,
         })
     }
@@ -203,7 +213,7 @@ fn env_file(text: &str, path: &Path, lookup: impl Fn(&str) -> Option<String>) ->
     Ok(entries)
 }
 
-fn labels(given: &[String]) -> Result<BTreeMap<String, String>> {
+pub(super) fn labels(given: &[String]) -> Result<BTreeMap<String, String>> {
     let split = |label: &String| match label.split_once('=').unwrap_or((label, "")) {
         ("", _) => bail!("'{label}' is no label: write KEY=value"),
         (key, value) => Ok((key.to_owned(), value.to_owned())),

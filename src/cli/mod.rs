@@ -19,6 +19,8 @@ mod keys;
 mod kill;
 mod list;
 mod logs;
+mod network;
+mod port;
 mod ps;
 mod pull;
 mod rm;
@@ -73,6 +75,8 @@ enum Verb {
     Import(import::Import),
     Rmi(rmi::Rmi),
     Kernel(kernel::Kernel),
+    Network(network::Network),
+    Port(port::Port),
     Boot(boot::Boot),
     Serve(serve::Serve),
     Doctor(doctor::Doctor),
@@ -114,6 +118,8 @@ impl Verb {
             Self::Import(verb) => block_on(verb.run(host)),
             Self::Rmi(verb) => block_on(verb.run(host)),
             Self::Kernel(verb) => block_on(verb.run(host)),
+            Self::Network(verb) => block_on(verb.run(host)),
+            Self::Port(verb) => block_on(verb.run(host)),
         }
     }
 }

@@ -8,6 +8,7 @@ use hull_protocol::api::{Microvm, State};
 use hull_protocol::health::HealthStatus;
 
 use super::list::{Format, print, print_json, print_lines};
+use super::port;
 use crate::client::Client;
 use crate::table::{Table, ago, cut, lasting, short};
 
@@ -47,7 +48,8 @@ impl Ps {
     }
 
     fn table(&self, microvms: &[Microvm]) -> Table {
-        let mut table = Table::new(&["MICROVM ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
+        let mut table =
+            Table::new(&["MICROVM ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
         for microvm in microvms {
             table.row(vec![
                 short(&microvm.id, self.no_trunc),
@@ -55,6 +57,7 @@ impl Ps {
                 format!("\"{}\"", cut(&microvm.command.join(" "), COMMAND_MAX, self.no_trunc)),
                 ago(&microvm.created_at),
                 status(microvm),
+                microvm.ports.iter().map(port::shown).collect::<Vec<_>>().join(", "),
                 microvm.name.clone(),
             ]);
         }

@@ -10,9 +10,10 @@ use hull_protocol::spec::MicrovmSpec;
 use crate::clock::rfc3339;
 use crate::kernel::Bundles;
 use crate::microvm::Microvm;
+use crate::network::{HostNetworks, NetworkError};
 use crate::paths::Paths;
 use crate::plan::{self, PlanError};
-use crate::state::{State, StateError};
+use crate::state::{State, StateError, Wish};
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -31,6 +32,8 @@ pub struct Host {
     pub vmm: std::path::PathBuf,
     /// What is remembered.
     pub state: State,
+    /// The networks.
+    pub networks: HostNetworks,
 }
 
 /// Why a microVM could not be made or found.
@@ -59,6 +62,9 @@ pub enum FleetError {
     /// It could not be remembered.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The networks it asks for cannot be had.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Its directory could not be made.
     #[error("the directory for a new microVM could not be made")]
     Directory(#[source] std::io::Error),
@@ -113,9 +119,14 @@ impl Fleet {
         records
     }
 
+    /// Those that are not at rest.
+    pub fn running(&self) -> Vec<Record> {
+        self.list().into_iter().filter(|record| !at_rest(record.state)).collect()
+    }
+
     /// How many are not at rest.
     pub fn busy(&self) -> usize {
-        self.list().iter().filter(|record| !at_rest(record.state)).count()
+        self.running().len()
     }
 
     /// Whether a microVM names this kernel.
@@ -163,10 +174,11 @@ impl Fleet {
     ///
     /// # Errors
     /// When it cannot be, or its image is not in the store.
-    pub fn create(&self, spec: MicrovmSpec) -> Result<Microvm, FleetError> {
+    pub async fn create(&self, spec: MicrovmSpec) -> Result<Microvm, FleetError> {
         let id = new_id();
         let image = self.host.images.resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
+        let (wishes, notices) = self.host.networks.wishes(&self.host.state, &spec.networking).await?;
         let mut record = Record {
             id: id.clone(),
             name: String::new(),
@@ -180,9 +192,12 @@ impl Fleet {
             vmm_pid: None,
             guest_kernel: None,
             health: None,
+            cards: Vec::new(),
+            ports: Vec::new(),
+            notices,
             spec,
         };
-        self.name(&mut record)?;
+        self.name(&mut record, &wishes)?;
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
             return Err(FleetError::Directory(error));
@@ -193,7 +208,7 @@ impl Fleet {
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.
-    fn name(&self, record: &mut Record) -> Result<(), FleetError> {
+    fn name(&self, record: &mut Record, wishes: &[Wish]) -> Result<(), FleetError> {
         if let Some(name) = &record.spec.name {
             let letter = |c: char| c.is_ascii_alphanumeric();
             let fits = name.len() <= NAME_MAX
@@ -203,17 +218,17 @@ impl Fleet {
                 return Err(FleetError::Name(name.clone()));
             }
             record.name.clone_from(name);
-            return Ok(self.host.state.insert(record)?);
+            return Ok(self.host.state.insert(record, wishes)?);
         }
         for number in 0..NAME_TRIES {
             record.name = made_up_name(&new_id(), number);
-            match self.host.state.insert(record) {
+            match self.host.state.insert(record, wishes) {
                 Err(StateError::NameTaken(_)) => {}
                 written => return Ok(written?),
             }
         }
         record.name.clone_from(&record.id);
-        Ok(self.host.state.insert(record)?)
+        Ok(self.host.state.insert(record, wishes)?)
     }
 }
 

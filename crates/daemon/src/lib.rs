@@ -8,6 +8,7 @@
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
 //! | [`resolver`] | names of containers, for each network |
+//! | [`network`] | the host's networks |
 //! | [`plan`], [`launch`], [`disk`] | from a specification to a running `hull-vmm`, which is spawned and never linked |
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod fleet;
 pub mod kernel;
 pub mod launch;
 pub mod microvm;
+pub mod network;
 pub mod paths;
 pub mod plan;
 pub mod resolver;

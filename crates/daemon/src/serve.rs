@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::api::{self, Api};
 use crate::fleet::{Fleet, Host};
 use crate::kernel::Bundles;
+use crate::network::HostNetworks;
 use crate::paths::{Paths, program};
 use crate::state::{State, StateError};
 
@@ -81,9 +82,15 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         kernels: Bundles::new(data.join("kernels"), program("hull-agent").map_err(ServeError::NoProgram)?)?,
         vmm: program("hull-vmm").map_err(ServeError::NoProgram)?,
         state: State::open(&data.join("state.db"))?,
+        networks: HostNetworks::default(),
         paths: config.paths.clone(),
     };
-    let fleet = Arc::new(Fleet::load(Arc::new(host))?);
+    let host = Arc::new(host);
+    // Held from before any microVM is taken over: one that ends at once gives back only what it has got.
+    let mut networks = host.networks.lock().await;
+    let fleet = Arc::new(Fleet::load(host.clone())?);
+    networks.reconcile(&host.state, &fleet.running()).await;
+    drop(networks);
     listener.set_nonblocking(true).map_err(ServeError::Serve)?;
     let clients = Arc::new(AtomicUsize::new(0));
     let listener = UnixListener::from_std(listener).map_err(ServeError::Serve)?;

@@ -1,7 +1,9 @@
-//! What survives the daemon: one SQLite database, one row for each microVM.
+//! What survives the daemon: one SQLite database, one row for each microVM, network and lease.
 //!
 //! Owner: the fleet. Invariant: a change is on disk before anybody is told of it (write-ahead log, full
 //! synchronization).
+
+mod networks;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,9 +12,11 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 1;
-const MIGRATIONS: [&str; VERSION as usize] =
-    ["CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT"];
+const VERSION: i64 = 2;
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
+    networks::TABLES,
+];
 
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +35,24 @@ pub enum StateError {
     /// A record is not what this version writes.
     #[error("a record in the state database cannot be understood")]
     Record(#[from] serde_json::Error),
+    /// Another network has the name.
+    #[error("there is a network {0} already: choose another name, or remove it ('hull network rm {0}')")]
+    NetworkTaken(String),
+    /// A network that is not there.
+    #[error("there is no network '{0}': 'hull network ls' lists all")]
+    NoNetwork(String),
+    /// Somebody still has addresses of it.
+    #[error("the network {0} is in use by {1}: remove those first")]
+    NetworkInUse(String, String),
+    /// A lease that cannot be.
+    #[error("{0}")]
+    Lease(String),
 }
 
 /// The database.
 pub struct State(Mutex<Connection>);
+
+pub use networks::Wish;
 
 impl State {
     /// Opens it, and makes it if it is not there.
@@ -45,6 +63,7 @@ impl State {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > VERSION {
             return Err(StateError::Newer(found));
@@ -71,23 +90,28 @@ impl State {
         records.iter().map(|record| Ok(serde_json::from_str(record)?)).collect()
     }
 
-    /// Adds a microVM.
+    /// Adds a microVM with its leases, which are written into its record: both or neither.
     ///
     /// # Errors
-    /// When the name is taken, or the database fails.
-    pub fn insert(&self, microvm: &Microvm) -> Result<(), StateError> {
-        let record = serde_json::to_string(microvm)?;
-        let written = self.lock().execute(
-            "INSERT INTO microvms (id, name, record) VALUES (?1, ?2, ?3)",
-            params![microvm.id, microvm.name, record],
+    /// When the name is taken, a lease cannot be had, or the database fails.
+    pub fn insert(&self, microvm: &mut Microvm, wishes: &[Wish]) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let written = transaction.execute(
+            "INSERT INTO microvms (id, name, record) VALUES (?1, ?2, '{}')",
+            params![microvm.id, microvm.name],
         );
         match written {
-            Ok(_) => Ok(()),
+            Ok(_) => {}
             Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-                Err(StateError::NameTaken(microvm.name.clone()))
+                return Err(StateError::NameTaken(microvm.name.clone()));
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
+        microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
+        let record = serde_json::to_string(microvm)?;
+        transaction.execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
+        Ok(transaction.commit()?)
     }
 
     /// Writes a microVM's record anew.
@@ -111,52 +135,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
-
-    use hull_protocol::api::State as Life;
-
-    use super::*;
-
-    fn microvm(id: &str, name: &str) -> Microvm {
-        Microvm {
-            id: id.into(),
-            name: name.into(),
-            state: Life::Created,
-            spec: Default::default(),
-            image_digest: "sha256:0".into(),
-            command: vec!["true".into()],
-            created_at: "2026-01-01T00:00:00Z".into(),
-            started_at: None,
-            finished_at: None,
-            exit: None,
-            vmm_pid: None,
-            guest_kernel: None,
-            health: None,
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_there_after_a_restart_and_names_are_unique() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let first = State::open(&path).unwrap();
-        first.insert(&microvm("1", "a")).unwrap();
-        first.insert(&microvm("2", "b")).unwrap();
-        assert!(matches!(first.insert(&microvm("3", "a")), Err(StateError::NameTaken(name)) if name == "a"));
-        first.update(&Microvm { state: Life::Failed, ..microvm("2", "b") }).unwrap();
-        first.remove("1").unwrap();
-        drop(first);
-        let again = State::open(&path).unwrap().microvms().unwrap();
-        assert_eq!(again, [Microvm { state: Life::Failed, ..microvm("2", "b") }]);
-    }
-
-    #[test]
-    fn the_state_of_a_newer_version_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        drop(State::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(State::open(&path), Err(StateError::Newer(99))));
-    }
-}
+mod tests;

@@ -1,9 +1,13 @@
 //! The nouns of the REST API, as JSON bodies under `/v1/`.
 
+mod network;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
 use crate::exit::ExitReason;
 use crate::health::Health;
+use crate::network::PublishedPort;
 use crate::spec::MicrovmSpec;
 use crate::units::Bytes;
 
@@ -109,6 +113,15 @@ pub struct Microvm {
     /// What its health checks say, where it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Its network cards, in the order the guest sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cards: Vec<Card>,
+    /// The ports of the host that lead to it while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPort>,
+    /// What its user should know: what it goes without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// One image in the store.

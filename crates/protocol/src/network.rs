@@ -14,6 +14,8 @@ use crate::plan::Slot;
 pub const DEFAULT_NETWORK: &str = "default";
 /// Instead of a network's name: none at all.
 pub const NO_NETWORK: &str = "none";
+/// Instead of a network's name: one without a way to the host or beyond it.
+pub const HOST_LESS_NETWORK: &str = "host-less";
 /// The most network devices one microVM can have.
 pub const NETS_MAX: usize = 8;
 /// The most addresses one network device can have.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::problem::ApiError;
 use super::{Api, Remove, body, query};
+use crate::microvm::chain;
 use crate::plan;
 
 /// How long a stop waits when the request does not say, in seconds: as Docker's.
@@ -27,7 +28,7 @@ pub(super) async fn create(
     State(api): State<Api>,
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<Microvm>), ApiError> {
-    let microvm = api.fleet.create(body(&bytes)?)?;
+    let microvm = api.fleet.create(body(&bytes)?).await?;
     Ok((StatusCode::CREATED, Json(microvm.record())))
 }
 
@@ -35,7 +36,12 @@ pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
 ) -> Result<Json<Microvm>, ApiError> {
-    Ok(Json(api.fleet.find(&id)?.record()))
+    let mut record = api.fleet.find(&id)?.record();
+    let host = api.fleet.host();
+    if let Err(error) = host.networks.count(&mut record.cards).await {
+        tracing::warn!("what {id} was refused is not known: {}", chain(&error));
+    }
+    Ok(Json(record))
 }
 
 pub(super) async fn remove(

@@ -8,6 +8,7 @@ mod files;
 mod images;
 mod kernels;
 mod microvms;
+mod networks;
 pub mod problem;
 mod streams;
 
@@ -70,6 +71,8 @@ pub fn router(api: Api) -> Router {
         .nest("/v1/exec/{id}", exec)
         .nest("/v1/images", images)
         .nest("/v1/kernels", kernels)
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
         .route("/v1/system", get(system))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)

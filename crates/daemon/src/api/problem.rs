@@ -10,6 +10,8 @@ use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
 use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, chain};
+use crate::network::NetworkError;
+use crate::state::StateError;
 
 /// A failed request.
 #[derive(Debug)]
@@ -58,8 +60,38 @@ impl From<FleetError> for ApiError {
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
             FleetError::Image(error) => error.into(),
-            FleetError::State(crate::state::StateError::NameTaken(_)) => Self::conflict(error.to_string()),
-            FleetError::State(_) | FleetError::Directory(_) => Self::internal(&error),
+            FleetError::State(error) => error.into(),
+            FleetError::Network(error) => error.into(),
+            FleetError::Directory(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
+        match &error {
+            StateError::NameTaken(_) | StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => {
+                Self::conflict(error.to_string())
+            }
+            StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::NoNetwork(_) => {
+                Self::new(404, "no-such-network", "No such network", error.to_string())
+            }
+            StateError::Newer(_) | StateError::Database(_) | StateError::Record(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<NetworkError> for ApiError {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::State(error) => error.into(),
+            NetworkError::Overlap { .. } | NetworkError::PortTaken(_) => Self::conflict(chain(&error)),
+            error if error.is_of_host() => {
+                tracing::error!("a network cannot be had: {}", chain(&error));
+                Self::new(503, "no-networks", "This host cannot have it", chain(&error))
+            }
+            error => Self::invalid(chain(&error)),
         }
     }
 }

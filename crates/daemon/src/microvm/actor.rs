@@ -161,6 +161,8 @@ impl Actor {
             image: self.record.image_digest.clone(),
             kernel: self.record.spec.kernel.clone(),
             resolved: self.resolved.clone(),
+            record: self.record.clone(),
+            networks: Vec::new(),
             output: self.output.clone(),
             execs: self.execs.clone(),
             health: self.record.health.clone(),
@@ -205,8 +207,9 @@ impl Actor {
 
     async fn note(&mut self, happened: Happened) {
         match happened {
-            Happened::Told(Told::Started(pid)) => {
+            Happened::Told(Told::Started(pid, ports)) => {
                 self.record.vmm_pid = pid;
+                self.record.ports = ports;
                 self.record.started_at = Some(rfc3339(SystemTime::now()));
                 self.remember();
             }
@@ -230,6 +233,7 @@ impl Actor {
                 self.record.exit = Some(exit.clone());
                 self.record.finished_at = Some(rfc3339(SystemTime::now()));
                 self.record.vmm_pid = None;
+                self.record.ports.clear();
                 self.remember();
                 self.started();
                 self.run = None;

@@ -112,6 +112,7 @@ impl Microvm {
                 Files::new(&host, &record.id).forget_sockets();
                 record.state = State::Failed;
                 record.vmm_pid = None;
+                record.ports.clear();
                 record.finished_at = Some(rfc3339(SystemTime::now()));
                 record.exit = Some(ExitStatus {
                     status: 125,

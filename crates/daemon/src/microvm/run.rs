@@ -11,9 +11,10 @@ use hull_protocol::agent::{
     AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Setup, StreamKind,
     WindowSize,
 };
-use hull_protocol::api::ExitStatus;
+use hull_protocol::api::{ExitStatus, Microvm as Record, Network};
 use hull_protocol::exit::ExitReason;
 use hull_protocol::health::Health;
+use hull_protocol::network::PublishedPort;
 use hull_protocol::stream::{Kind, PAYLOAD_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,8 +25,10 @@ use super::agent::{Agent, connect_stream};
 use super::exec::{Execs, Session};
 use super::health;
 use super::output::{Input, Output};
-use super::vmm::{Files, StartError, Vmm};
+use super::vmm::{Files, Parts, StartError, Vmm};
 use crate::fleet::Host;
+use crate::network::guest;
+use crate::network::host::networks_of;
 use crate::plan::Resolved;
 
 /// How long a guest may take to its agent. Emulated hosts are slow; a guest that hangs is told from its console.
@@ -49,8 +52,8 @@ pub(super) enum Order {
 /// What a run tells.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// The VMM runs, with this process id.
-    Started(Option<u32>),
+    /// The VMM runs, with this process id and these ports of the host.
+    Started(Option<u32>, Vec<PublishedPort>),
     /// The process runs, on this kernel.
     Running(String),
     /// What the health checks say by now.
@@ -64,10 +67,14 @@ pub(super) struct Run {
     pub(super) image: String,
     pub(super) kernel: Option<String>,
     pub(super) resolved: Resolved,
+    /// As it was when the run began.
+    pub(super) record: Record,
     pub(super) output: Arc<Output>,
     pub(super) execs: Arc<Execs>,
     /// What an earlier daemon's checks came to.
     pub(super) health: Option<Health>,
+    /// Its networks, once it has its cards.
+    pub(super) networks: Vec<Network>,
     /// A VMM that runs already, under an earlier daemon.
     pub(super) adopted: Option<Vmm>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -113,7 +120,10 @@ impl Run {
     pub(super) async fn run(mut self) -> (ExitStatus, bool) {
         let files = Files::new(&self.host, &self.id);
         let vmm = match self.adopted.take() {
-            Some(vmm) => Ok(vmm),
+            Some(vmm) => {
+                self.networks = networks_of(&self.host.state, &self.record.cards).unwrap_or_default();
+                Ok(vmm)
+            }
             None => self.start().await,
         };
         let ended = match vmm {
@@ -129,6 +139,7 @@ impl Run {
         };
         self.execs.lost();
         files.forget_sockets();
+        self.host.networks.detach(&self.id).await;
         match ended {
             Ok((exit, reason)) => {
                 (ExitStatus { status: exit.status, error: None, reason, oom_killed: exit.oom_killed }, true)
@@ -137,18 +148,23 @@ impl Run {
         }
     }
 
-    async fn start(&self) -> Result<Vmm, StartError> {
+    async fn start(&mut self) -> Result<Vmm, StartError> {
+        let attached = self.host.networks.attach(&self.host.state, &self.record).await?;
+        let ports = attached.ports.clone();
+        self.networks = attached.networks.clone();
+        let record = self.record.clone();
         let (host, id, image) = (self.host.clone(), self.id.clone(), self.image.clone());
         let (kernel, resolved) = (self.kernel.clone(), self.resolved.clone());
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || {
             let _watching_needs_it = runtime.enter();
-            Vmm::start(&host, &id, &image, kernel.as_deref(), &resolved)
+            let parts = Parts { record: &record, resolved: &resolved, attached };
+            Vmm::start(&host, &id, &image, kernel.as_deref(), parts)
         });
         let vmm = started.await.unwrap_or_else(|error| {
             Err(StartError::Io("the microVM".into(), std::io::Error::other(error.to_string())))
         })?;
-        self.tell(Told::Started(vmm.pid())).await;
+        self.tell(Told::Started(vmm.pid(), ports)).await;
         Ok(vmm)
     }
 
@@ -243,14 +259,15 @@ impl Run {
 
     fn setup(&self) -> Setup {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (cards, networking) = (&self.record.cards, &self.record.spec.networking);
         Setup {
             time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             hostname: self.resolved.hostname.clone(),
             read_only: self.resolved.read_only,
             data_disk: true,
-            hosts: Vec::new(),
-            resolv_conf: Vec::new(),
-            interfaces: Vec::new(),
+            hosts: guest::hosts(&self.resolved.hostname, cards, networking),
+            resolv_conf: guest::resolv_conf(&self.networks, networking),
+            interfaces: guest::interfaces(cards, &self.networks),
         }
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
+use hull_protocol::api::Microvm as Record;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, VsockPlan,
@@ -21,6 +22,7 @@ use super::control::{self, Control};
 use crate::disk;
 use crate::fleet::Host;
 use crate::launch::{self, Descriptors, LaunchError};
+use crate::network::{Attached, NetworkError, guest};
 use crate::plan::{CMDLINE, Resolved};
 
 /// The guest's context id: each VM has a vsock device of its own, so all can have the same.
@@ -48,9 +50,19 @@ pub enum StartError {
     /// The process could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Its networks could not be had.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A file or socket of the microVM could not be made.
     #[error("{0} could not be made")]
     Io(PathBuf, #[source] io::Error),
+}
+
+/// What a VMM is made of, besides its image and kernel.
+pub(super) struct Parts<'a> {
+    pub(super) record: &'a Record,
+    pub(super) resolved: &'a Resolved,
+    pub(super) attached: Attached,
 }
 
 /// A running VMM.
@@ -150,8 +162,9 @@ impl Vmm {
         id: &str,
         image: &str,
         kernel: Option<&str>,
-        resolved: &Resolved,
+        parts: Parts<'_>,
     ) -> Result<Self, StartError> {
+        let resolved = parts.resolved;
         let files = Files::new(host, id);
         let made = |path: &Path| {
             let path = path.to_owned();
@@ -176,6 +189,10 @@ impl Vmm {
             DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into() },
             DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into() },
         ];
+        let taps = parts.attached.taps.into_iter().map(|tap| descriptors.add(tap));
+        let cards = taps.zip(&parts.record.cards).zip(&parts.attached.networks);
+        let networking = &parts.record.spec.networking;
+        let nets = cards.map(|((tap, card), network)| guest::plan(card, network, tap, networking)).collect();
         let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
         let control = control::listen(&files.control()).map_err(made(&files.control()))?;
         let console = File::create(files.console()).map_err(made(&files.console()))?;
@@ -189,7 +206,7 @@ impl Vmm {
             kernel,
             disks,
             vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
-            nets: Vec::new(),
+            nets,
             rng: true,
             console: ConsolePlan {
                 input: None,

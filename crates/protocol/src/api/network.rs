@@ -1,0 +1,118 @@
+//! The nouns of `/v1/networks`, and what a microVM's record says of its own networks.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::network::{EgressPolicy, Mac};
+
+/// `POST /v1/networks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its name, unique within its tenant.
+    pub name: String,
+    /// Its IPv4 subnet, such as `10.20.0.0/24`; one that is free when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// Its IPv6 subnet, such as `fd00:20::/64`; a random one of the unique local ones when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<String>,
+    /// The largest packet in bytes; 1500 when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// No way out, and none in from outside.
+    #[serde(default)]
+    pub internal: bool,
+    /// What may leave it.
+    #[serde(default)]
+    pub egress: EgressPolicy,
+    /// Labels of the user's choice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One network, as `GET /v1/networks/{name}` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// The host's bridge.
+    pub bridge: String,
+    /// Its IPv4 subnet.
+    pub subnet: String,
+    /// The bridge's address there.
+    pub gateway: Ipv4Addr,
+    /// Its IPv6 subnet.
+    pub subnet6: String,
+    /// The bridge's address there.
+    pub gateway6: Ipv6Addr,
+    /// The largest packet in bytes.
+    pub mtu: u16,
+    /// No way out, and none in from outside.
+    pub internal: bool,
+    /// What may leave it.
+    pub egress: EgressPolicy,
+    /// Labels of the user's choice.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// Who has addresses of it; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
+    /// What was refused since the host's rules were last made; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+}
+
+/// A microVM on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its card there.
+    pub card: Card,
+}
+
+/// One network card of a microVM: its lease on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The network's id.
+    pub network_id: String,
+    /// The network's name.
+    pub network: String,
+    /// The card's Ethernet address.
+    pub mac: Mac,
+    /// Its IPv4 address.
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address.
+    pub ip6: Ipv6Addr,
+    /// The host's end of it, there while the microVM runs.
+    pub tap: String,
+    /// More names it goes by on that network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// What it was refused since it was started; where a single microVM is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// Frames with addresses of others, refused since it was started; where a single microVM is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forged: Option<Refused>,
+}
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
