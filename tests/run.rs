@@ -149,7 +149,7 @@ fn used(hull: &Hull) -> u64 {
 #[test]
 fn a_pulled_image_is_file_by_file_what_umoci_makes_of_it() {
     let hull = furnished();
-    let registry = Registry::start();
+    let registry = Registry::start(hull);
     let reference = format!("127.0.0.1:{}/python:latest", registry.port);
     let refused = hull.hull(&["pull", &reference]);
     assert!(refused.status != 0, "plain HTTP was used without being asked for: {refused:?}");

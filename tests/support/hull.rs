@@ -3,12 +3,16 @@
 
 #[path = "lost.rs"]
 mod lost;
+#[path = "namespace.rs"]
+mod namespace;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+
+pub use namespace::Namespace;
 
 /// The limit for one command, in seconds: an emulated host boots a guest in some ten.
 const LIMIT: &str = "400";
@@ -37,21 +41,22 @@ impl From<Output> for Said {
     }
 }
 
-/// Directories of a daemon.
+/// Directories of a daemon, and the network namespace that it and its guests are in.
 pub struct Hull {
     pub dir: tempfile::TempDir,
+    pub namespace: Namespace,
 }
 
 impl Hull {
     /// A daemon that has nothing; it is started by the first command.
     pub fn empty() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), namespace: Namespace::new() }
     }
 
     /// Another program, in the environment that makes `hull` use this daemon.
     pub fn wrapped(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", LIMIT, program]).args(args);
+        let mut command = self.namespace.command("timeout", &["--kill-after=5", LIMIT, program]);
+        command.args(args);
         command
             .env("HULL_DATA_DIR", self.dir.path().join("data"))
             .env("HULL_RUN_DIR", self.dir.path().join("run"));
@@ -158,14 +163,14 @@ pub fn furnished() -> &'static Hull {
     })
 }
 
-/// A real registry on loopback with the Debian and the Python image, ended with the value.
+/// A real registry on a daemon's loopback with the Debian and the Python image, ended with the value.
 pub struct Registry {
     child: Child,
     pub port: u16,
 }
 
 impl Registry {
-    pub fn start() -> Self {
+    pub fn start(hull: &Hull) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = tempfile::NamedTempFile::new().unwrap();
         let storage = fixture("images/registry");
@@ -174,16 +179,17 @@ impl Registry {
             storage.display()
         );
         std::fs::write(config.path(), text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config.path())
+        let child = hull
+            .namespace
+            .command("docker-registry", &["serve", config.path().to_str().unwrap()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let registry = Self { child, port };
         for _ in 0..600 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            let listening = ["-Hltn", "sport", "=", &format!(":{port}")];
+            if !hull.namespace.command("ss", &listening).output().unwrap().stdout.is_empty() {
                 return registry;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
 
-/// The test programs whose guests run on any KVM.
-const BARE: [&str; 4] = ["bare", "card", "control", "jail"];
+/// The test programs whose guests run on any KVM, or are stood in for.
+const BARE: [&str; 5] = ["bare", "card", "control", "jail", "network"];
 
 /// How many labs the system tests may use up.
 const LAB_TRIES: usize = 3;
@@ -46,7 +46,7 @@ struct Counts {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&["acpica-tools", "gcc", "iproute2", "libc6-dev", "openssl"])?;
+    need_packages(&["acpica-tools", "gcc", "iproute2", "libc6-dev", "nftables", "openssl", "python3"])?;
     let all = build()?;
     programs::build_beside_hull()?;
     set_up()?;

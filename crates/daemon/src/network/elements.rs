@@ -100,6 +100,7 @@ pub fn of_network(network: &Network) -> Result<Vec<Element>, NetworkError> {
         Element::counter("inet", counter.clone()),
         Element::inet("refused_net", json!([bridge, counter])),
         Element::inet("bridges", bridge.into()),
+        Element::inet("within", pair(bridge, bridge)),
         Element::inet("subnets4", concat(&[bridge.into(), prefix(&network.subnet)])),
         Element::inet("subnets6", concat(&[bridge.into(), prefix(&network.subnet6)])),
     ];
@@ -175,9 +176,10 @@ pub fn link_local(mac: Mac) -> Ipv6Addr {
 pub fn of_card(card: &Card, policy: Option<&EgressPolicy>) -> Result<Vec<Element>, NetworkError> {
     let (tap, counter, local) = (card.tap.as_str(), card_counter(card), link_local(card.mac));
     let bridge = |set: &str, what| Element::new("bridge", set, what);
+    // The bytes of the packet, as this machine reads a mark.
     let target = |address: Ipv6Addr| {
-        let low = u32::try_from(address.to_bits() & u128::from(u32::MAX)).unwrap_or_default();
-        bridge("targets", concat(&[tap.into(), low.into()]))
+        let [.., a, b, c, d] = address.octets();
+        bridge("targets", concat(&[tap.into(), u32::from_ne_bytes([a, b, c, d]).into()]))
     };
     let mut elements = vec![
         Element::counter("inet", counter.clone()),

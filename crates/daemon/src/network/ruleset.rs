@@ -71,6 +71,7 @@ fn inet_sets(table: &mut Table<'_>) {
     for name in ["bridges", "internal", "opened"] {
         table.set(name, &["ifname"], &[]);
     }
+    table.set("within", &["ifname", "ifname"], &[]);
     for (family, address) in [("4", "ipv4_addr"), ("6", "ipv6_addr")] {
         let named = |name: &str| format!("{name}{family}");
         let flow = [address, address, "inet_proto", "inet_service"];
@@ -100,6 +101,9 @@ fn inet_sets(table: &mut Table<'_>) {
 
 /// What passes through the host.
 fn forward(table: &mut Table<'_>) {
+    // Within a network: what a bridge carries comes by here where the host has br_netfilter, as Docker's have.
+    let within = json!({ "concat": [meta("iifname"), meta("oifname")] });
+    table.rule("forward", vec![is(within, "@within"), accept()]);
     table.rule("forward", vec![is(meta("iifname"), "@bridges"), goto("from_guest")]);
     table.rule("forward", vec![is(meta("oifname"), "@bridges"), goto("to_guest")]);
     // A host that forwarded nothing before Hull came is no router between its own links.

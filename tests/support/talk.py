@@ -1,0 +1,131 @@
+# What processes on a network do: serve, fetch, send frames of their own making, and listen to what arrives.
+import hashlib, socket, struct, sys, threading, time
+
+words = sys.argv[1:]
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def address_of(mac):
+    return bytes(int(part, 16) for part in mac.split(":"))
+
+
+def serve(address, port, size):
+    """Sends so many bytes to each who connects, and echoes datagrams."""
+    tcp = socket.socket(family(address))
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((address, int(port)))
+    tcp.listen(16)
+    udp = socket.socket(family(address), socket.SOCK_DGRAM)
+    udp.bind((address, int(port)))
+
+    def answer():
+        while True:
+            data, peer = udp.recvfrom(65536)
+            udp.sendto(data, peer)
+
+    threading.Thread(target=answer, daemon=True).start()
+    print("serving", flush=True)
+    while True:
+        connection, peer = tcp.accept()
+        try:
+            connection.sendall((peer[0] + "\n").encode() + bytes(int(size)))
+        except OSError:
+            pass
+        connection.close()
+
+
+def fetch(address, port):
+    """Who the server saw, how many bytes it sent, and their checksum."""
+    connection = socket.create_connection((address, int(port)), timeout=5)
+    data = b""
+    while part := connection.recv(1 << 20):
+        data += part
+    peer, _, rest = data.partition(b"\n")
+    print(peer.decode(), len(rest), hashlib.sha256(rest).hexdigest())
+
+
+def echo(address, port):
+    udp = socket.socket(family(address), socket.SOCK_DGRAM)
+    udp.settimeout(5)
+    udp.sendto(b"x" * 1200, (address, int(port)))
+    print(len(udp.recvfrom(65536)[0]))
+
+
+def checksum(data):
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ether(target, source, kind, payload):
+    return address_of(target) + address_of(source) + struct.pack("!H", kind) + payload
+
+
+def arp(source, sender_mac, sender_ip, operation=2):
+    payload = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + address_of(sender_mac) + socket.inet_aton(sender_ip)
+    return ether("ff:ff:ff:ff:ff:ff", source, 0x0806, payload + bytes(6) + socket.inet_aton(sender_ip))
+
+
+def ipv4(source, sender, target, sport, dport, mark):
+    udp = struct.pack("!HHHH", sport, dport, 8 + len(mark), 0) + mark
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
+    ends = socket.inet_aton(sender) + socket.inet_aton(target)
+    head = head[:10] + struct.pack("!H", checksum(head + ends)) + ends
+    return ether("ff:ff:ff:ff:ff:ff", source, 0x0800, head + udp)
+
+
+def icmpv6(source, sender, target, kind, body):
+    ends = socket.inet_pton(socket.AF_INET6, sender) + socket.inet_pton(socket.AF_INET6, target)
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    message = message[:2] + struct.pack("!H", checksum(ends + struct.pack("!II", len(message), 58) + message)) + message[4:]
+    return ether("33:33:00:00:00:01", source, 0x86DD, struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + ends + message)
+
+
+def advert(source, sender, claimed):
+    body = struct.pack("!I", 0x20000000) + socket.inet_pton(socket.AF_INET6, claimed) + b"\x02\x01" + address_of(source)
+    return icmpv6(source, sender, "ff02::1", 136, body)
+
+
+def send(interface, kind, *rest):
+    """Sends one frame of a kind, three times."""
+    makers = {"arp": arp, "ipv4": ipv4, "advert": advert, "icmpv6": icmpv6}
+    if kind == "ipv4":
+        rest = (*rest[:3], int(rest[3]), int(rest[4]), rest[5].encode())
+    if kind == "router":
+        frame = icmpv6(rest[0], rest[1], "ff02::1", 134, struct.pack("!BBHII", 64, 0, 1800, 0, 0))
+    elif kind == "vlan":
+        inner = arp(*rest)
+        frame = inner[:12] + struct.pack("!HH", 0x8100, 5) + inner[12:]
+    else:
+        frame = makers[kind](*rest)
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind((interface, 0))
+    for _ in range(3):
+        raw.send(frame)
+
+
+def listen(interface, source, seconds):
+    """Prints what arrives that is not from this one's own card, each kind once."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    raw.bind((interface, 0))
+    print("listening", flush=True)
+    end, seen = time.time() + float(seconds), set()
+    while (left := end - time.time()) > 0:
+        raw.settimeout(left)
+        try:
+            frame, where = raw.recvfrom(65536)
+        except TimeoutError:
+            break
+        if where[2] == socket.PACKET_OUTGOING or frame[6:12] == address_of(source):
+            continue
+        seen.add((frame[6:12].hex(":"), frame[12:14].hex(), hashlib.sha256(frame).hexdigest()[:8]))
+    for line in sorted(seen):
+        print(*line)
+
+
+globals()[words[0]](*words[1:])
