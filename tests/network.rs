@@ -54,11 +54,8 @@ fn published_ports_lead_to_guests_from_everywhere() {
     let other = world.guest("other", &[]);
     let _server = serve(&web.flag(), "::", "80", "100000");
     let (host, neighbour) = (world.hull.namespace.flag(), world.neighbour.flag());
-    for (from, whom) in [
-        (&neighbour, "the neighbour"),
-        (&host, "the host"),
-        (&other.flag(), "another guest"),
-    ] {
+    for (from, whom) in [(&neighbour, "the neighbour"), (&host, "the host"), (&other.flag(), "another guest")]
+    {
         for address in [HOST.0, HOST.1] {
             let got = fetch(from, address, "8080");
             assert!(got.is_some_and(|[_, length, _]| length == "100000"), "{whom} at {address}");

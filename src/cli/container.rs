@@ -12,8 +12,8 @@ use hull_protocol::plan::CpuModel;
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
 
-use super::health::HealthFlags;
 pub(super) use self::networking::Egress;
+use super::health::HealthFlags;
 use super::{complain, pull};
 use crate::client::Client;
 use crate::terminal;

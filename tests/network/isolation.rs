@@ -1,6 +1,6 @@
 //! What guests may not: other networks, the host, forged frames, and what a policy refuses.
 
-use super::world::{HOST, NEIGHBOUR, World, echo, fetch, serve};
+use super::world::{Guest, HOST, NEIGHBOUR, World, echo, fetch, serve, talk};
 
 fn refused(world: &World, name: &str, what: &str) -> u64 {
     world.inspect(&["inspect", name])["cards"][0][what]["packets"].as_u64().unwrap()
@@ -28,10 +28,16 @@ fn nothing_passes_between_networks_or_to_the_host() {
         assert_eq!(fetch(&one.flag(), address, "22"), None, "the host's own service at {address}");
     }
     // Names are asked of the bridge, of one's own network's alone.
-    let _resolver = serve(&world.hull.namespace.flag(), "::", "53", "1");
-    assert!(fetch(&one.flag(), &gateway, "53").is_some() && echo(&one.flag(), &gateway, "53"));
-    assert_eq!(fetch(&one.flag(), &foreign, "53"), None);
-    assert_eq!(fetch(&one.flag(), HOST.0, "53"), None);
+    let name = |guest: &Guest, server: &str, name: &str| {
+        let said = talk(&guest.flag(), &["resolve", server, name]).output().unwrap();
+        String::from_utf8(said.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(name(&one, &gateway, "two"), two.ip);
+    assert_eq!(name(&other, &foreign, "other"), other.ip);
+    assert_ne!(name(&other, &foreign, "two"), two.ip, "a name of another network's");
+    for server in [foreign.as_str(), HOST.0, HOST.1] {
+        assert_eq!(name(&one, server, "two"), "", "{server} answered");
+    }
     let _outside = serve(&world.neighbour.flag(), "::", "9000", "1");
     assert!(fetch(&one.flag(), NEIGHBOUR.0, "9000").is_some());
     assert_eq!(fetch(&inner.flag(), NEIGHBOUR.0, "9000"), None);

@@ -54,6 +54,17 @@ def echo(address, port):
     print(len(udp.recvfrom(65536)[0]))
 
 
+def resolve(server, name):
+    """The IPv4 address that a name server has for a name."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    udp = socket.socket(family(server), socket.SOCK_DGRAM)
+    udp.settimeout(3)
+    udp.sendto(struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1), (server, 53))
+    answer = udp.recv(4096)
+    flags, _, answers = struct.unpack("!HHH", answer[2:8])
+    print(socket.inet_ntoa(answer[-4:]) if answers == 1 else f"none {flags & 15}")
+
+
 def checksum(data):
     data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))

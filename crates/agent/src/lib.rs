@@ -5,8 +5,8 @@
 
 pub mod boot;
 mod exec;
-pub mod interfaces;
 mod files;
+pub mod interfaces;
 mod join;
 pub mod kmsg;
 mod messages;

@@ -86,6 +86,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         paths: config.paths.clone(),
     };
     let host = Arc::new(host);
+    host.networks.resolve(&host).await;
     // Held from before any microVM is taken over: one that ends at once gives back only what it has got.
     let mut networks = host.networks.lock().await;
     let fleet = Arc::new(Fleet::load(host.clone())?);

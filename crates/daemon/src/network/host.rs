@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::sync::{Arc, PoisonError};
 
 use hull_protocol::api::{Card, Microvm, Network};
 use hull_protocol::network::{EgressPolicy, PublishedPort};
@@ -17,10 +18,13 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::elements::{self, Element};
 use super::links::{Links, PREFIX, TAP_PREFIX};
+use super::names::{self, Asker, Askers};
 use super::nft::Nft;
 use super::publish::{self, Held};
 use super::{NetworkError, forwarding, ruleset};
+use crate::fleet::Host;
 use crate::microvm::chain;
+use crate::resolver::{Container, Resolver};
 use crate::state::State;
 
 /// Who has this name has this host's networks: it is one for each network namespace, and goes with its process.
@@ -32,13 +36,20 @@ const NAME_LASTS: (u32, u32) = (60, 86_400);
 
 /// This host's networks.
 #[derive(Default)]
-pub struct HostNetworks(Mutex<Inner>);
+pub struct HostNetworks {
+    inner: Mutex<Inner>,
+    askers: Askers,
+}
 
 /// What is behind the lock.
 #[derive(Default)]
 pub struct Inner {
     realm: Option<Realm>,
     active: HashMap<String, Active>,
+    askers: Askers,
+    resolver: Option<Resolver>,
+    /// The networks that have been named to the resolver, by id: whose last container has gone is told so.
+    served: std::collections::BTreeSet<String>,
     /// Something failed half-way: all is made anew before the next change.
     stale: bool,
 }
@@ -54,6 +65,8 @@ struct Realm {
 struct Active {
     cards: Vec<Card>,
     policy: Option<EgressPolicy>,
+    names: Vec<String>,
+    askers: Vec<(IpAddr, Asker)>,
     elements: Vec<Element>,
     held: Held,
 }
@@ -70,9 +83,16 @@ pub struct Attached {
 }
 
 impl HostNetworks {
+    /// Has names answered on every network from now on. Needs the runtime.
+    pub async fn resolve(&self, host: &Arc<Host>) {
+        let mut inner = self.lock().await;
+        inner.askers = self.askers.clone();
+        inner.resolver = Some(names::resolver(&self.askers, Arc::downgrade(host)));
+    }
+
     /// Waits for its turn. Whoever holds it holds every change up.
     pub async fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().await
+        self.inner.lock().await
     }
 
     /// Gives a microVM that starts what it is to have: ports first, so that one that is taken leaves nothing behind.
@@ -107,6 +127,7 @@ impl HostNetworks {
         }
         let ports = active.held.ports.clone();
         inner.active.insert(record.id.clone(), active);
+        inner.name();
         Ok(Attached { taps, networks, ports })
     }
 
@@ -114,6 +135,7 @@ impl HostNetworks {
     pub async fn detach(&self, id: &str) {
         let mut inner = self.lock().await;
         let Some(active) = inner.active.remove(id) else { return };
+        inner.name();
         let Some(Realm { links, nft, .. }) = &inner.realm else { return };
         let taken = nft.apply(&elements::take(&active.elements)).await;
         for card in &active.cards {
@@ -158,8 +180,10 @@ impl HostNetworks {
         };
         let seconds = seconds.clamp(NAME_LASTS.0, NAME_LASTS.1);
         let mut commands = Vec::new();
-        for rule in
-            policy.rules.iter().filter(|rule| rule.name.as_deref().is_some_and(|known| covers(known, name)))
+        for rule in policy
+            .rules
+            .iter()
+            .filter(|rule| rule.name.as_deref().is_some_and(|known| names::covers(known, name)))
         {
             for address in addresses {
                 // From every card of its own: which way it goes is the guest's choice.
@@ -179,20 +203,6 @@ impl HostNetworks {
     }
 }
 
-/// Whether a name of a policy means this one.
-fn covers(known: &str, name: &str) -> bool {
-    let (known, name) = (known.trim_end_matches('.'), name.trim_end_matches('.'));
-    match known.strip_prefix("*.") {
-        Some(parent) => {
-            let rest = name.len().checked_sub(parent.len()).and_then(|at| name.split_at_checked(at));
-            rest.is_some_and(|(labels, end)| {
-                end.eq_ignore_ascii_case(parent) && labels.len() > 1 && labels.ends_with('.')
-            })
-        }
-        None => known.eq_ignore_ascii_case(name),
-    }
-}
-
 impl Active {
     fn new(record: &Microvm, networks: &[Network], publish: &[PublishedPort]) -> Result<Self, NetworkError> {
         let policy = record.spec.networking.egress.clone();
@@ -209,7 +219,9 @@ impl Active {
             }
             None => Held::default(),
         };
-        Ok(Self { cards: record.cards.clone(), policy, elements: all, held })
+        let askers = names::askers(&record.cards, networks, policy.as_ref()).collect();
+        let names = names::names(record);
+        Ok(Self { cards: record.cards.clone(), policy, names, askers, elements: all, held })
     }
 }
 
@@ -296,7 +308,32 @@ impl Inner {
                 links.port(&card.tap, network).await?;
             }
         }
+        if let Some(resolver) = &self.resolver {
+            networks.iter().for_each(|network| names::serve(resolver, network));
+        }
+        self.name();
         Ok(())
+    }
+
+    /// Tells the resolver who runs by now.
+    fn name(&mut self) {
+        let ids = self.active.values().flat_map(|active| &active.cards).map(|card| card.network_id.clone());
+        self.served.extend(ids);
+        let askers = self.active.values().flat_map(|active| active.askers.iter().cloned()).collect();
+        *self.askers.write().unwrap_or_else(PoisonError::into_inner) = askers;
+        let Some(resolver) = &self.resolver else { return };
+        let mut containers: HashMap<&str, Vec<Container>> =
+            self.served.iter().map(|id| (id.as_str(), Vec::new())).collect();
+        for active in self.active.values() {
+            for card in &active.cards {
+                let container = names::container(&active.names, card, &active.cards);
+                containers.entry(&card.network_id).or_default().push(container);
+            }
+        }
+        for (network, containers) in containers {
+            // One without a resolver has been complained of.
+            let _served = resolver.set_names(network, &containers);
+        }
     }
 
     /// Makes a network that the state has just come to know.
@@ -306,13 +343,21 @@ impl Inner {
         let opened = forwarding::open(&links.list().await?, state)?;
         let opened: Vec<Element> = opened.iter().map(|link| elements::of_opened(link)).collect();
         nft.apply(&elements::put(&[all, opened].concat())).await?;
-        links.bridge(network).await
+        links.bridge(network).await?;
+        if let Some(resolver) = &self.resolver {
+            names::serve(resolver, network);
+        }
+        Ok(())
     }
 
     /// Removes what the host has of a network that the state has forgotten; of the last one, everything.
     pub(super) async fn unmake(&mut self, state: &State, network: &Network) -> Result<(), NetworkError> {
         let Some(Realm { links, nft, .. }) = &self.realm else { return Err(NetworkError::Privilege) };
         self.stale = true;
+        if let Some(resolver) = &self.resolver {
+            resolver.remove_network(&network.id);
+        }
+        self.served.remove(&network.id);
         links.remove(&network.bridge).await?;
         if state.networks()?.is_empty() {
             nft.apply(&ruleset::removal()).await?;
@@ -359,26 +404,3 @@ fn may_administer() -> bool {
 }
 
 const _: () = assert!(TAP_PREFIX.len() > PREFIX.len());
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_policys_name_means_itself_or_all_below_it() {
-        for (known, name) in
-            [("a.example", "A.example."), ("*.example", "a.example"), ("*.example", "b.a.EXAMPLE")]
-        {
-            assert!(covers(known, name), "{known} {name}");
-        }
-        for (known, name) in [
-            ("a.example", "b.a.example"),
-            ("*.example", "example"),
-            ("*.example", "aexample"),
-            ("*.example", ".example"),
-            ("*.example", ""),
-        ] {
-            assert!(!covers(known, name), "{known} {name}");
-        }
-    }
-}

@@ -7,6 +7,7 @@
 //! | [`subnet`], [`address`], [`egress`] | pure: which subnet, which address, which destinations |
 //! | [`ruleset`], [`elements`], [`nft`] | the packet filter: fixed rules, what changes in their sets, the program |
 //! | [`links`], [`forwarding`] | bridges and taps; kernel parameters |
+//! | `names` | the resolver's part in all this |
 //! | [`publish`], [`proxy`] | ports of the host that lead to a guest |
 //!
 //! What is wanted is in the state; what is there follows from it at any time (`docs/decisions/0009`).
@@ -20,6 +21,7 @@ pub mod forwarding;
 pub mod guest;
 pub mod host;
 pub mod links;
+mod names;
 pub mod nft;
 pub mod proxy;
 pub mod publish;
