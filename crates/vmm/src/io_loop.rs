@@ -148,7 +148,9 @@ impl IoLoop {
         epoll::add(&poll, borrow(&wake), event_data(WAKE, 0, 0), reading)?;
         for (slot, seat) in seats.iter().enumerate() {
             for (queue, kick) in (0..).zip(&seat.kicks) {
-                epoll::add(&poll, borrow(kick), event_data(KICK, slot, queue), reading)?;
+                // Each kick is one event, whatever was kicked before: the count need not be read.
+                let kicked = reading | epoll::EventFlags::ET;
+                epoll::add(&poll, borrow(kick), event_data(KICK, slot, queue), kicked)?;
             }
         }
         // A regular file cannot be watched; it is no console either.
@@ -200,12 +202,7 @@ impl IoLoop {
             WAKE => {
                 let _count = self.wake.read();
             }
-            KICK => {
-                if let Some(kick) = self.slots.get(slot).and_then(|slot| slot.seat.kicks.get(low as usize)) {
-                    let _count = kick.read();
-                }
-                self.queue_ready(slot, low as usize);
-            }
+            KICK => self.queue_ready(slot, low as usize),
             SOURCE => {
                 let failed = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
                 let ready = Ready {

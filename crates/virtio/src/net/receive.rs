@@ -30,6 +30,10 @@ const HEAD: usize = HEADER + ETHERNET;
 /// What one call moves at most before other devices get their turn.
 const TURN_FRAMES: u32 = 128;
 const TURN_BYTES: usize = 2 << 20;
+/// How soon after a turn a frame is part of the same burst.
+const BUSY: Duration = Duration::from_micros(50);
+/// After how many turns with one frame each the next ones are expected to be alone as well.
+const LONE: u8 = 8;
 /// How long a driver that has offered something is waited for to offer enough for the longest frame.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long to wait after the host failed.
@@ -55,6 +59,10 @@ pub(super) struct Receiver {
     plain: usize,
     /// Buffers taken from the driver and not yet filled, oldest first.
     stock: VecDeque<Chain>,
+    /// How many turns in a row have found one frame and no more.
+    lone: u8,
+    /// When the last turn was.
+    last: Duration,
     /// Since when they are too few for the longest frame, without more to be had.
     short_since: Option<Duration>,
 }
@@ -62,7 +70,7 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new(limiter: Limiter, mtu: u16) -> Self {
         let plain = usize::from(mtu).saturating_add(ETHERNET).saturating_add(VLAN_TAG);
-        Self { limiter, plain, stock: VecDeque::new(), short_since: None }
+        Self { limiter, plain, stock: VecDeque::new(), lone: 0, last: Duration::ZERO, short_since: None }
     }
 
     /// Gives the driver's buffers back, as if they had not been taken.
@@ -88,7 +96,7 @@ impl Receiver {
             chain.gather_writable(mem, &mut vecs)?;
         }
         let mut moved = 0_usize;
-        for _ in 0..TURN_FRAMES {
+        for found in 0..self.most(lent.now) {
             let bytes = u64::try_from(longest).unwrap_or(u64::MAX);
             if let Some(wait) = self.limiter.wait(lent.now, bytes, 1) {
                 return Ok(Next::Time(wait));
@@ -104,7 +112,10 @@ impl Receiver {
             }
             match self.one(lent, &mut vecs)? {
                 Moved::Bytes(bytes) => moved = moved.saturating_add(bytes),
-                Moved::Nothing(next) => return Ok(next),
+                Moved::Nothing(next) => {
+                    self.lone = if found == 1 { self.lone.saturating_add(1) } else { 0 };
+                    return Ok(next);
+                }
             }
             if moved >= TURN_BYTES {
                 break;
@@ -112,6 +123,16 @@ impl Receiver {
         }
         // What is left keeps the descriptor readable.
         Ok(Next::Descriptor)
+    }
+
+    /// How many frames this turn moves at most. Where they come one by one, one: being told of another costs no more
+    /// than asking for it.
+    fn most(&mut self, now: Duration) -> u32 {
+        let at_once = now.saturating_sub(std::mem::replace(&mut self.last, now)) < BUSY;
+        if at_once && self.lone >= LONE {
+            self.lone = 0;
+        }
+        if self.lone >= LONE { 1 } else { TURN_FRAMES }
     }
 
     /// Takes buffers until the longest frame fits, or says what is to be awaited instead.
