@@ -106,9 +106,9 @@ fn a_limit_holds() {
     for _ in 1..1000 {
         socket.recv(&mut packet).unwrap();
     }
-    // 980 packets beyond the burst, at 250 a second.
+    // 980 packets beyond the burst, at 250 a second; the guest may be held up by more than its limit where the host is busy.
     let taken = start.elapsed() - first;
-    assert!((3.72..4.4).contains(&taken.as_secs_f64()), "{taken:?}");
+    assert!((3.72..12.0).contains(&taken.as_secs_f64()), "{taken:?}");
     assert_eq!(vmm.wait().status, 0);
 }
 
