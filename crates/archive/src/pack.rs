@@ -239,7 +239,7 @@ fn fill(room: &mut [u8], name: &[u8]) {
 }
 
 fn is_kernels_own(opened: impl AsFd) -> bool {
-    fstatfs(opened).is_ok_and(|found| KERNELS_OWN.contains(&(found.f_type as i64)))
+    fstatfs(opened).is_ok_and(|found| KERNELS_OWN.contains(&found.f_type))
 }
 
 #[cfg(test)]
