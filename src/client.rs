@@ -91,6 +91,17 @@ impl Client {
         json(self.send(Method::POST, path, Body::json(body)?).await?).await
     }
 
+    /// `PATCH` with JSON, with a JSON answer.
+    pub(crate) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        json(self.send(Method::PATCH, path, Body::json(body)?).await?).await
+    }
+
+    /// `GET` whose answer is a sequence of lines.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines> {
+        let response = self.send(Method::GET, path, Body::empty()).await?;
+        Ok(Lines { body: BodyStream::new(response.into_body()), pending: Vec::new() })
+    }
+
     /// `POST` of a stream of bytes, with a JSON answer.
     pub(crate) async fn upload<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T> {
         json(self.send(Method::POST, path, body).await?).await
@@ -196,6 +207,32 @@ impl Client {
                 Some(cause) => Err(cause),
                 None => Err(anyhow::Error::new(error).context("the daemon went away")),
             },
+        }
+    }
+}
+
+/// An answer that comes line by line.
+pub(crate) struct Lines {
+    body: BodyStream<Incoming>,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line, without its end; none when there are no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<String>> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                return Ok(Some(String::from_utf8_lossy(line).into_owned()));
+            }
+            if self.pending.len() > ANSWER_MAX {
+                bail!("the daemon's answer has a line of more than {ANSWER_MAX} bytes");
+            }
+            let Some(frame) = self.body.next().await else { return Ok(None) };
+            if let Ok(data) = frame.context("the daemon went away")?.into_data() {
+                self.pending.extend_from_slice(&data);
+            }
         }
     }
 }

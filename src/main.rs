@@ -3,6 +3,7 @@
 
 mod cli;
 mod client;
+mod moment;
 mod session;
 mod stream;
 mod table;

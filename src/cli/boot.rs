@@ -170,6 +170,7 @@ impl Boot {
             disks,
             vsock: None,
             nets,
+            cgroups: Vec::new(),
             rng: true,
             console,
             control: None,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, ValueEnum};
 use hull_protocol::api::{Microvm, Problem};
+use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::CpuModel;
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
@@ -85,6 +86,15 @@ pub(super) struct Container {
     read_only: bool,
     #[command(flatten)]
     health: HealthFlags,
+    /// When to start it again: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no", hide_default_value = true)]
+    restart: RestartPolicy,
+    /// Weight when processors are scarce, 2 to 262144 [default: 1024]
+    #[arg(short = 'c', long, value_name = "N")]
+    cpu_shares: Option<u32>,
+    /// Microseconds of processor time in each 100 ms
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_quota: Option<u64>,
     /// Label: KEY=value; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -132,6 +142,12 @@ impl Container {
     }
 
     fn spec(&self) -> Result<MicrovmSpec> {
+        if self.rm && self.restart != RestartPolicy::No {
+            bail!(
+                "--rm and --restart={} do not go together: one removes what the other starts",
+                self.restart
+            );
+        }
         let Some((image, command)) = self.image.split_first() else { bail!("no image: name one") };
         let env = environment(&self.env_file, &self.env)?;
         let entrypoint = self.entrypoint.as_ref().map(|program| match program.as_str() {
@@ -159,6 +175,11 @@ impl Container {
             cpu: self.cpu,
             kernel: self.kernel.clone(),
             auto_remove: self.rm,
+            restart: self.restart,
+            limits: HostLimits {
+                cpu_shares: self.cpu_shares.map(TryInto::try_into).transpose()?,
+                cpu_quota: self.cpu_quota.map(TryInto::try_into).transpose()?,
+            },
             labels: labels(&self.label)?,
             networking: self.networking.spec()?,
             container,

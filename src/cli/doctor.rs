@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::Args;
+use hull_daemon::cgroup::CONTROLLERS;
 use hull_daemon::paths::{self, Paths};
 use hull_protocol::units::Bytes;
 use serde::Serialize;
@@ -147,8 +148,15 @@ fn virtualization() -> Finding {
 fn cgroups() -> Finding {
     let name = "cgroups";
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let version_one = mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup"));
+    let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2") && !version_one);
     match unified {
+        Some(line) if !lacking(line).is_empty() => Finding::not(
+            name,
+            Verdict::Weak,
+            format!("version 2, without {}: VMMs run without these limits", lacking(line).join(", ")),
+            "boot without cgroup_disable=, and hand the controllers down to where the daemon runs",
+        ),
         Some(line) if line.contains("favordynmods") => Finding::good(name, "version 2, favordynmods"),
         Some(_) => Finding::not(
             name,
@@ -159,10 +167,18 @@ fn cgroups() -> Finding {
         None => Finding::not(
             name,
             Verdict::Slow,
-            "version 1: limits of memory and I/O are weaker",
+            "version 1: processors, memory and processes are limited, I/O is not",
             "boot with systemd.unified_cgroup_hierarchy=1",
         ),
     }
+}
+
+/// The controllers that limit VMMs and are not where this cgroup file system is mounted.
+fn lacking(mount: &str) -> Vec<&'static str> {
+    let place = Path::new(mount.split(' ').nth(1).unwrap_or_default());
+    let there = fs::read_to_string(place.join("cgroup.controllers")).unwrap_or_default();
+    let there: Vec<&str> = there.split_whitespace().collect();
+    CONTROLLERS.into_iter().filter(|one| !there.contains(one)).collect()
 }
 
 fn huge_page_mitigation() -> Finding {

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hull_protocol::stream::Kind;
 
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, escape, microvm_path};
+use crate::moment::moment;
 
 /// Show what a microVM's process has written
 #[derive(Debug, Args)]
@@ -18,6 +19,15 @@ pub(super) struct Logs {
     /// So many lines from the end, or all
     #[arg(short = 'n', long, value_name = "N", default_value = "all", value_parser = tail)]
     tail: Tail,
+    /// Those since this time: a time, seconds since 1970, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Those before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Put its time before each line
+    #[arg(short, long)]
+    timestamps: bool,
     /// Id, name or beginning of an id
     microvm: String,
 }
@@ -36,7 +46,12 @@ fn tail(text: &str) -> Result<Tail, String> {
 impl Logs {
     pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
-        let mut query = format!("/logs?follow={}", self.follow);
+        let mut query = format!("/logs?follow={}&timestamps={}", self.follow, self.timestamps);
+        for (key, time) in [("since", &self.since), ("until", &self.until)] {
+            if let Some(time) = time {
+                query.push_str(&format!("&{key}={}", escape(&moment(time)?)));
+            }
+        }
         if let Tail(Some(lines)) = self.tail {
             query.push_str(&format!("&tail={lines}"));
         }

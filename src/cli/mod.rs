@@ -5,10 +5,12 @@
 
 mod attach;
 mod boot;
+mod bounded_log;
 mod container;
 mod cp;
 mod create;
 mod doctor;
+mod events;
 mod exec;
 mod health;
 mod images;
@@ -20,17 +22,23 @@ mod kill;
 mod list;
 mod logs;
 mod network;
+mod pause;
 mod port;
 mod ps;
 mod pull;
+mod rename;
+mod restart;
 mod rm;
 mod rmi;
 mod run;
 mod serve;
 mod start;
+mod stats;
 mod stop;
+mod system;
 mod top;
 mod transfer;
+mod update;
 mod wait;
 
 use std::future::Future;
@@ -69,6 +77,13 @@ enum Verb {
     Wait(wait::Wait),
     Stop(stop::Stop),
     Kill(kill::Kill),
+    Pause(pause::Pause),
+    Unpause(pause::Unpause),
+    Restart(restart::Restart),
+    Rename(rename::Rename),
+    Update(update::Update),
+    Stats(stats::Stats),
+    Events(events::Events),
     Rm(rm::Rm),
     Images(images::Images),
     Pull(pull::Pull),
@@ -79,6 +94,7 @@ enum Verb {
     Port(port::Port),
     Boot(boot::Boot),
     Serve(serve::Serve),
+    System(system::System),
     Doctor(doctor::Doctor),
     /// Print the version
     Version,
@@ -112,6 +128,14 @@ impl Verb {
             Self::Wait(verb) => block_on(verb.run(host)),
             Self::Stop(verb) => block_on(verb.run(host)),
             Self::Kill(verb) => block_on(verb.run(host)),
+            Self::Pause(verb) => block_on(verb.run(host)),
+            Self::Unpause(verb) => block_on(verb.run(host)),
+            Self::Restart(verb) => block_on(verb.run(host)),
+            Self::Rename(verb) => block_on(verb.run(host)),
+            Self::Update(verb) => block_on(verb.run(host)),
+            Self::Stats(verb) => block_on(verb.run(host)),
+            Self::Events(verb) => block_on(verb.run(host)),
+            Self::System(verb) => block_on(verb.run(host)),
             Self::Rm(verb) => block_on(verb.run(host)),
             Self::Images(verb) => block_on(verb.run(host)),
             Self::Pull(verb) => block_on(verb.run(host)),

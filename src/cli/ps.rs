@@ -66,7 +66,7 @@ impl Ps {
 }
 
 fn is_alive(state: State) -> bool {
-    matches!(state, State::Starting | State::Running | State::Paused | State::Stopping)
+    matches!(state, State::Starting | State::Running | State::Paused | State::Stopping | State::Restarting)
 }
 
 /// Docker's words for what the health checks say.
@@ -90,6 +90,7 @@ fn status(microvm: &Microvm) -> String {
         State::Running => format!("Up{}{}", up(), health(microvm)),
         State::Paused => format!("Up{} (Paused)", up()),
         State::Stopping => format!("Up{} (Stopping)", up()),
+        State::Restarting => format!("Restarting{}{}", code(), since()),
         State::Stopped => format!("Exited{}{}", code(), since()),
         State::Failed => format!("Failed{}{}", code(), since()),
     }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use hull_daemon::capacity::Overcommit;
 use hull_daemon::paths::Paths;
 use hull_daemon::serve::{ServeConfig, serve};
 use tracing_subscriber::EnvFilter;
 
+use super::bounded_log::BoundedLog;
 use crate::client::bind;
 
 /// How long a daemon that was started on demand stays without anything to do.
@@ -33,8 +35,14 @@ pub(super) struct Serve {
     /// Leave when no microVM runs and nobody asks for anything
     #[arg(long)]
     on_demand: bool,
+    /// Memory that may be promised to running microVMs, in percent of the host's
+    #[arg(long, value_name = "PERCENT", default_value_t = Overcommit::default().memory_percent)]
+    memory_overcommit: u32,
+    /// Virtual CPUs that may be promised to running microVMs, for each of the host's
+    #[arg(long, value_name = "N", default_value_t = Overcommit::default().cpus_each)]
+    cpu_overcommit: u32,
     /// Standard input is the listening socket
-    #[arg(long, hide = true, requires = "on_demand")]
+    #[arg(long, hide = true)]
     listen_stdin: bool,
 }
 
@@ -44,10 +52,18 @@ impl Serve {
         paths.data = self.data_dir.unwrap_or(paths.data);
         paths.run = self.run_dir.unwrap_or(paths.run);
         let filter = EnvFilter::try_from_env("HULL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+        // One that was started on demand writes into its own file, which it keeps short.
+        let log = (self.on_demand && self.listen_stdin).then(|| paths.log());
+        let writer = BoundedLog::new(log);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false).init();
         let listener = if self.listen_stdin { inherited()? } else { own(&paths)? };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let config = ServeConfig { paths, on_demand: self.on_demand.then_some(IDLE) };
+        let overcommit =
+            Overcommit { memory_percent: self.memory_overcommit, cpus_each: self.cpu_overcommit };
+        let on_demand = self.on_demand.then_some(IDLE);
+        // A service manager keeps its sockets; a client's is its daemon's.
+        let keep_socket = self.listen_stdin && !self.on_demand;
+        let config = ServeConfig { paths, on_demand, keep_socket, overcommit };
         runtime.context("starting the runtime")?.block_on(serve(config, listener))?;
         Ok(ExitCode::SUCCESS)
     }

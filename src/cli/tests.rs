@@ -32,6 +32,8 @@ fn flags_nobody_knows_are_refused() {
         "hull exec --detach-keys ctrl-1 web sh",
         "hull run --health-interval soon busybox",
         "hull serve --listen-stdin",
+        "hull run --restart sometimes busybox",
+        "hull events --since 1 --after 2",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
@@ -58,6 +60,18 @@ fn verbs_are_understood() {
         "hull kernel import --deb x.deb --name y --default",
         "hull kernel import",
         "hull kernel ls --format json",
+        "hull run -d --restart on-failure:3 -c 512 --cpu-quota 50000 busybox",
+        "hull pause a b",
+        "hull unpause a",
+        "hull restart -t 3 a",
+        "hull rename a b",
+        "hull update --restart always --label-rm x -l y=z a b",
+        "hull stats --no-stream --format json a",
+        "hull events --since 10m --until now --filter action=die --format json",
+        "hull system df --format json",
+        "hull system prune -a",
+        "hull logs --since 10m --until now -t a",
+        "hull serve --listen-stdin",
     ] {
         let parsed = Cli::try_parse_from(line.split(' '));
         assert_eq!(parsed.is_ok(), !line.contains("help-me-not"), "{line}");

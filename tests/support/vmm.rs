@@ -122,6 +122,7 @@ impl Vmm {
                 listener: descriptors.add(UnixListener::bind(place("vsock")).unwrap()),
             }),
             nets,
+            cgroups: Vec::new(),
             rng: true,
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),

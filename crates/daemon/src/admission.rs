@@ -17,6 +17,14 @@ pub enum Ask {
     Resize,
     /// Reach into it: start a further process, copy files, list processes.
     Exec,
+    /// Stop it in place.
+    Pause,
+    /// Let it go on.
+    Unpause,
+    /// Stop it, if it runs, and start it again.
+    Restart,
+    /// Change its name, labels, limits or restart policy.
+    Update,
     /// Remove it, `true`: even if it runs.
     Delete(bool),
 }
@@ -34,24 +42,34 @@ pub enum Verdict {
 
 /// Judges a command.
 pub fn admit(state: State, ask: Ask) -> Verdict {
-    use State::{Created, Failed, Paused, Running, Starting, Stopped, Stopping};
-    let alive = matches!(state, Starting | Running | Paused | Stopping);
+    use State::{Created, Failed, Paused, Restarting, Running, Starting, Stopped, Stopping};
+    let alive = matches!(state, Starting | Running | Paused | Stopping | Restarting);
     match (ask, state) {
-        (Ask::Start, Created | Stopped | Failed) => Verdict::Go,
+        (Ask::Start, Created | Stopped | Failed | Restarting) => Verdict::Go,
         (Ask::Start, Starting | Running) => Verdict::Done,
-        (Ask::Start, Paused) => Verdict::Refuse("it is paused: resume it"),
+        (Ask::Start, Paused) => Verdict::Refuse("it is paused: unpause it"),
         (Ask::Start, Stopping) => Verdict::Refuse("it is stopping: wait for it, then start it"),
-        (Ask::Stop, _) if alive => Verdict::Go,
-        (Ask::Stop, _) => Verdict::Done,
+        (Ask::Stop, Created) => Verdict::Done,
+        // Also where it rests: that it was told to stop is remembered by its restart policy.
+        (Ask::Stop, _) => Verdict::Go,
         (Ask::Signal, Running | Stopping) => Verdict::Go,
+        (Ask::Signal, Paused) => Verdict::Refuse("it is paused: unpause it first, or stop it"),
         (Ask::Signal, _) => Verdict::Refuse("it does not run: start it first"),
-        (Ask::Attach, Created | Starting | Running | Paused) => Verdict::Go,
+        (Ask::Attach, Created | Starting | Running | Paused | Restarting) => Verdict::Go,
         (Ask::Attach, _) => Verdict::Refuse("it does not run: start it first, or read its logs"),
         (Ask::Resize, Starting | Running | Stopping) => Verdict::Go,
         (Ask::Resize, _) => Verdict::Refuse("it does not run"),
         (Ask::Exec, Running | Stopping) => Verdict::Go,
         (Ask::Exec, Paused) => Verdict::Refuse("it is paused: resume it"),
         (Ask::Exec, _) => Verdict::Refuse("it does not run: start it first"),
+        (Ask::Pause, Running) => Verdict::Go,
+        (Ask::Pause, Paused) => Verdict::Done,
+        (Ask::Pause, Starting) => Verdict::Refuse("it is starting: wait until it runs"),
+        (Ask::Pause, _) => Verdict::Refuse("it does not run: start it first"),
+        (Ask::Unpause, Paused) => Verdict::Go,
+        (Ask::Unpause, Running) => Verdict::Done,
+        (Ask::Unpause, _) => Verdict::Refuse("it is not paused"),
+        (Ask::Restart | Ask::Update, _) => Verdict::Go,
         (Ask::Delete(force), _) if alive && !force => {
             Verdict::Refuse("it runs: stop it first, or remove it by force")
         }
@@ -63,12 +81,13 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
 mod tests {
     use super::*;
 
-    const STATES: [State; 7] = [
+    const STATES: [State; 8] = [
         State::Created,
         State::Starting,
         State::Running,
         State::Paused,
         State::Stopping,
+        State::Restarting,
         State::Stopped,
         State::Failed,
     ];
@@ -85,13 +104,17 @@ mod tests {
 
     #[test]
     fn every_pair_is_decided() {
-        assert_eq!(row(Ask::Start), "gddrrgg");
-        assert_eq!(row(Ask::Stop), "dggggdd");
-        assert_eq!(row(Ask::Signal), "rrgrgrr");
-        assert_eq!(row(Ask::Attach), "ggggrrr");
-        assert_eq!(row(Ask::Resize), "rggrgrr");
-        assert_eq!(row(Ask::Exec), "rrgrgrr");
-        assert_eq!(row(Ask::Delete(false)), "grrrrgg");
-        assert_eq!(row(Ask::Delete(true)), "ggggggg");
+        assert_eq!(row(Ask::Start), "gddrrggg");
+        assert_eq!(row(Ask::Stop), "dggggggg");
+        assert_eq!(row(Ask::Signal), "rrgrgrrr");
+        assert_eq!(row(Ask::Attach), "ggggrgrr");
+        assert_eq!(row(Ask::Resize), "rggrgrrr");
+        assert_eq!(row(Ask::Exec), "rrgrgrrr");
+        assert_eq!(row(Ask::Pause), "rrgdrrrr");
+        assert_eq!(row(Ask::Unpause), "rrdgrrrr");
+        assert_eq!(row(Ask::Restart), "gggggggg");
+        assert_eq!(row(Ask::Update), "gggggggg");
+        assert_eq!(row(Ask::Delete(false)), "grrrrrgg");
+        assert_eq!(row(Ask::Delete(true)), "gggggggg");
     }
 }

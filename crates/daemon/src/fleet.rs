@@ -7,13 +7,19 @@ use std::time::SystemTime;
 use hull_protocol::api::{Microvm as Record, State as Life};
 use hull_protocol::spec::MicrovmSpec;
 
+use crate::capacity::Capacity;
+use crate::cgroup::Groups;
 use crate::clock::rfc3339;
+use crate::events::Events;
 use crate::kernel::Bundles;
-use crate::microvm::Microvm;
+use crate::leftovers;
+use crate::metrics::Metrics;
+use crate::microvm::{self, Microvm};
 use crate::network::{HostNetworks, NetworkError};
 use crate::paths::Paths;
 use crate::plan::{self, PlanError};
-use crate::state::{State, StateError, Wish};
+use crate::space::NoSpace;
+use crate::state::{Key, State, StateError, Wish};
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -34,6 +40,14 @@ pub struct Host {
     pub state: State,
     /// The networks.
     pub networks: HostNetworks,
+    /// What happens.
+    pub events: Events,
+    /// Control groups of VMMs.
+    pub groups: Groups,
+    /// What running microVMs have been promised.
+    pub capacity: Capacity,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Why a microVM could not be made or found.
@@ -49,10 +63,11 @@ pub enum FleetError {
     #[error("there is no exec '{0}': it has been forgotten, or never was")]
     NoExec(String),
     /// A name that none can have.
-    #[error(
-        "'{0}' is no name: use up to {NAME_MAX} letters, digits, '_', '.' and '-', the first a letter or digit"
-    )]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// The host has no room for more.
+    #[error(transparent)]
+    Space(#[from] NoSpace),
     /// The image is not in the store.
     #[error(transparent)]
     Image(#[from] hull_image::StoreError),
@@ -70,35 +85,65 @@ pub enum FleetError {
     Directory(#[source] std::io::Error),
 }
 
+/// A name that no microVM can have.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "'{0}' is no name: use up to {NAME_MAX} letters, digits, '_', '.' and '-', the first a letter or digit"
+)]
+pub struct BadName(String);
+
+/// Checks a name that a user has chosen.
+///
+/// # Errors
+/// When none can have it.
+pub fn check_name(name: &str) -> Result<(), BadName> {
+    let letter = |c: char| c.is_ascii_alphanumeric();
+    let fits = name.len() <= NAME_MAX
+        && name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || matches!(c, '_' | '.' | '-'));
+    if fits { Ok(()) } else { Err(BadName(name.to_owned())) }
+}
+
 /// All microVMs.
 pub struct Fleet {
     host: Arc<Host>,
     all: Mutex<HashMap<String, Microvm>>,
+    /// Held while one is made: between its record and its actor nobody may look for it.
+    creating: Mutex<()>,
 }
 
 impl Fleet {
-    /// The microVMs that the state knows. Those that run since an earlier daemon are taken over.
+    /// The microVMs that the state knows. Those that run since an earlier daemon are taken over, and what half-done
+    /// operations left is cleared away; `stays`: this daemon is none that leaves when idle.
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub fn load(host: Arc<Host>) -> Result<Self, StateError> {
+    pub fn load(host: Arc<Host>, stays: bool) -> Result<Self, StateError> {
         let mut all = HashMap::new();
-        for record in host.state.microvms()? {
+        let records = host.state.microvms()?;
+        leftovers::clear(&host, &records);
+        for mut record in records {
             // An image that has gone meanwhile is an error of the next start, not of this one.
             let config =
                 host.images.resolve(&record.image_digest).map(|image| image.config).unwrap_or_default();
             let id = record.id.clone();
-            let resolved = match plan::resolve(&id, &record.spec, &config, plan::host_memory()) {
+            let resolved = match plan::resolve(&id, &record.spec, &config, plan::host_memory())
+                .or_else(|_| plan::resolve_without_image(&record))
+            {
                 Ok(resolved) => resolved,
                 Err(error) => {
                     tracing::error!("microVM {id} cannot be had any more: {error}");
                     continue;
                 }
             };
-            let spawn = if at_rest(record.state) { Microvm::spawn } else { Microvm::resume };
+            if microvm::starts_at_load(&record, stays) {
+                record.state = Life::Restarting;
+            }
+            let runs = !at_rest(record.state) && record.state != Life::Restarting;
+            let spawn = if runs { Microvm::resume } else { Microvm::spawn };
             all.insert(id, spawn(host.clone(), record, resolved));
         }
-        Ok(Self { host, all: Mutex::new(all) })
+        Ok(Self { host, all: Mutex::new(all), creating: Mutex::default() })
     }
 
     /// What they share.
@@ -119,14 +164,15 @@ impl Fleet {
         records
     }
 
-    /// Those that are not at rest.
+    /// Those that have a VMM.
     pub fn running(&self) -> Vec<Record> {
-        self.list().into_iter().filter(|record| !at_rest(record.state)).collect()
+        let runs = |record: &Record| !at_rest(record.state) && record.state != Life::Restarting;
+        self.list().into_iter().filter(runs).collect()
     }
 
     /// How many are not at rest.
     pub fn busy(&self) -> usize {
-        self.running().len()
+        self.list().iter().filter(|record| !at_rest(record.state)).count()
     }
 
     /// Whether a microVM names this kernel.
@@ -170,11 +216,21 @@ impl Fleet {
         found.cloned().ok_or_else(|| FleetError::NoExec(id.to_owned()))
     }
 
-    /// Makes a microVM; nothing is started.
+    /// The one with this id, which may be about to be made.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_made(&self, id: &str) -> Result<Microvm, FleetError> {
+        let _it_is_made = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.find(id)
+    }
+
+    /// Makes a microVM; nothing is started. With a key, only once: [`crate::state::StateError::KeyUsed`].
     ///
     /// # Errors
     /// When it cannot be, or its image is not in the store.
-    pub async fn create(&self, spec: MicrovmSpec) -> Result<Microvm, FleetError> {
+    pub async fn create(&self, spec: MicrovmSpec, key: Option<&Key>) -> Result<Microvm, FleetError> {
+        crate::space::check(&self.host.paths.data)?;
         let id = new_id();
         let image = self.host.images.resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
@@ -195,40 +251,39 @@ impl Fleet {
             cards: Vec::new(),
             ports: Vec::new(),
             notices,
+            revision: 1,
+            restarts: 0,
+            stop_requested: false,
             spec,
         };
-        self.name(&mut record, &wishes)?;
+        let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.name(&mut record, &wishes, key)?;
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
             return Err(FleetError::Directory(error));
         }
+        self.host.events.microvm(&record, "create", &[]);
         let microvm = Microvm::spawn(self.host.clone(), record, resolved);
         self.lock().insert(id, microvm.clone());
         Ok(microvm)
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.
-    fn name(&self, record: &mut Record, wishes: &[Wish]) -> Result<(), FleetError> {
+    fn name(&self, record: &mut Record, wishes: &[Wish], key: Option<&Key>) -> Result<(), FleetError> {
         if let Some(name) = &record.spec.name {
-            let letter = |c: char| c.is_ascii_alphanumeric();
-            let fits = name.len() <= NAME_MAX
-                && name.starts_with(letter)
-                && name.chars().all(|c| letter(c) || matches!(c, '_' | '.' | '-'));
-            if !fits {
-                return Err(FleetError::Name(name.clone()));
-            }
+            check_name(name)?;
             record.name.clone_from(name);
-            return Ok(self.host.state.insert(record, wishes)?);
+            return Ok(self.host.state.insert(record, wishes, key)?);
         }
         for number in 0..NAME_TRIES {
             record.name = made_up_name(&new_id(), number);
-            match self.host.state.insert(record, wishes) {
+            match self.host.state.insert(record, wishes, key) {
                 Err(StateError::NameTaken(_)) => {}
                 written => return Ok(written?),
             }
         }
         record.name.clone_from(&record.id);
-        Ok(self.host.state.insert(record, wishes)?)
+        Ok(self.host.state.insert(record, wishes, key)?)
     }
 }
 

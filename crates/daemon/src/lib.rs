@@ -9,23 +9,33 @@
 //! | [`kernel`] | kernel bundles |
 //! | [`resolver`] | names of containers, for each network |
 //! | [`network`] | the host's networks |
+//! | [`events`], [`stats`], [`metrics`] | what happens, and what it costs |
+//! | [`cgroup`], [`capacity`], [`space`] | what the host gives, and where that ends |
 //! | [`plan`], [`launch`], [`disk`] | from a specification to a running `hull-vmm`, which is spawned and never linked |
 #![forbid(unsafe_code)]
 
 pub mod admission;
 pub mod api;
+pub mod capacity;
+pub mod cgroup;
 pub mod clock;
 pub mod disk;
+pub mod events;
 pub mod fleet;
 pub mod kernel;
 pub mod launch;
+mod leftovers;
+pub mod metrics;
 pub mod microvm;
 pub mod network;
+mod notify;
 pub mod paths;
 pub mod plan;
 pub mod resolver;
 pub mod serve;
+pub mod space;
 pub mod state;
+pub mod stats;
 
 /// The credentials that the user's Docker configuration has for an image's registry.
 pub use hull_image::credentials_for;

@@ -6,6 +6,8 @@ mod health;
 
 use hull_image::ImageConfig;
 use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
+use hull_protocol::api::Microvm;
+use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
 use hull_protocol::spec::MicrovmSpec;
 use hull_protocol::units::{Bytes, MIB};
@@ -70,6 +72,8 @@ pub struct Resolved {
     pub read_only: bool,
     /// The signal that asks the process to end.
     pub stop_signal: i32,
+    /// What its host gives it.
+    pub limits: HostLimits,
     /// The process.
     pub process: ProcessSpec,
     /// How its health is checked.
@@ -102,6 +106,12 @@ fn memory_from(least: Bytes, wanted: Bytes, host: Bytes) -> Result<Bytes, PlanEr
     Ok(Bytes(wanted.get().next_multiple_of(MIB)))
 }
 
+/// Processors and memory of a microVM that has been made.
+pub fn size(spec: &MicrovmSpec) -> (u8, Bytes) {
+    let cpus = spec.cpus.and_then(|cpus| u8::try_from(cpus).ok()).unwrap_or(1);
+    (cpus, Bytes(spec.memory.unwrap_or(MEMORY_DEFAULT).get().next_multiple_of(MIB)))
+}
+
 /// The host's memory.
 pub fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
@@ -118,6 +128,12 @@ pub fn resolve(
     image: &ImageConfig,
     host: Bytes,
 ) -> Result<Resolved, PlanError> {
+    if spec.auto_remove && spec.restart != RestartPolicy::No {
+        return Err(PlanError::Invalid(format!(
+            "a restart policy ({}) starts what 'auto_remove' removes: ask for one of them",
+            spec.restart
+        )));
+    }
     let disk_size = spec.container.disk_size.unwrap_or(DISK_DEFAULT);
     if disk_size < DISK_MIN || disk_size > DISK_MAX {
         return Err(PlanError::Disk(disk_size));
@@ -140,9 +156,22 @@ pub fn resolve(
         hostname,
         read_only: spec.container.read_only,
         stop_signal: stop_signal(&image.stop_signal)?,
+        limits: spec.limits,
         process: process(spec, image)?,
         health: health::health(spec.container.health.as_ref(), image.health.as_ref())?,
     })
+}
+
+/// Resolves one that has been made, on a host that may have changed since, whose image may have gone: it can be
+/// listed, stopped and removed in any case.
+///
+/// # Errors
+/// When its record is none that this version makes.
+pub fn resolve_without_image(record: &Microvm) -> Result<Resolved, PlanError> {
+    let mut spec = record.spec.clone();
+    spec.container.entrypoint = Some(Vec::new());
+    spec.container.command.clone_from(&record.command);
+    resolve(&record.id, &spec, &ImageConfig::default(), Bytes(u64::MAX))
 }
 
 fn process(spec: &MicrovmSpec, image: &ImageConfig) -> Result<ProcessSpec, PlanError> {

@@ -15,16 +15,26 @@ use axum::serve::Listener;
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use crate::api::{self, Api};
+use crate::capacity::{Capacity, Overcommit};
+use crate::cgroup::Groups;
+use crate::events::Events;
 use crate::fleet::{Fleet, Host};
 use crate::kernel::Bundles;
+use crate::metrics::Metrics;
 use crate::network::HostNetworks;
+use crate::notify;
 use crate::paths::{Paths, program};
+use crate::plan;
 use crate::state::{State, StateError};
 
 /// How often an idle daemon looks whether it may leave.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long requests may take that a leaving daemon is still answering.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// How long a daemon that leaves may take.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -36,6 +46,10 @@ pub struct ServeConfig {
     pub paths: Paths,
     /// Leave after this long without a client and without a running microVM. None: stay.
     pub on_demand: Option<Duration>,
+    /// The socket is somebody else's, who goes on listening when this daemon leaves.
+    pub keep_socket: bool,
+    /// How much of the host may be promised to microVMs.
+    pub overcommit: Overcommit,
 }
 
 /// Why a daemon cannot serve.
@@ -82,6 +96,10 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         kernels: Bundles::new(data.join("kernels"), program("hull-agent").map_err(ServeError::NoProgram)?)?,
         vmm: program("hull-vmm").map_err(ServeError::NoProgram)?,
         state: State::open(&data.join("state.db"))?,
+        events: Events::default(),
+        groups: Groups::of_host(),
+        capacity: Capacity::new(config.overcommit, plan::host_memory(), host_cpus()),
+        metrics: Metrics::default(),
         networks: HostNetworks::default(),
         paths: config.paths.clone(),
     };
@@ -89,7 +107,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
     host.networks.resolve(&host).await;
     // Held from before any microVM is taken over: one that ends at once gives back only what it has got.
     let mut networks = host.networks.lock().await;
-    let fleet = Arc::new(Fleet::load(host.clone())?);
+    let fleet = Arc::new(Fleet::load(host.clone(), config.on_demand.is_none())?);
     networks.reconcile(&host.state, &fleet.running()).await;
     drop(networks);
     listener.set_nonblocking(true).map_err(ServeError::Serve)?;
@@ -98,8 +116,29 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
     let counted = Counted { listener, clients: clients.clone() };
     let router = api::router(Api { fleet: fleet.clone(), on_demand: config.on_demand.is_some() });
     tracing::info!("serving on {}", config.paths.socket().display());
-    let leave = leave(config.clone(), fleet, clients);
-    axum::serve(counted, router).with_graceful_shutdown(leave).await.map_err(ServeError::Serve)
+    notify::tell("READY=1");
+    let (leaving, left) = watch::channel(false);
+    let leave = async move {
+        leave(config.clone(), fleet, clients).await;
+        notify::tell("STOPPING=1");
+        leaving.send_replace(true);
+    };
+    let served = axum::serve(counted, router).with_graceful_shutdown(leave);
+    tokio::select! {
+        served = served => served.map_err(ServeError::Serve),
+        // Those who follow logs or events would keep it for ever.
+        () = overdue(left) => Ok(()),
+    }
+}
+
+/// Returns when requests have had their time to end since the daemon began to leave.
+async fn overdue(mut left: watch::Receiver<bool>) {
+    let _it_leaves = left.wait_for(|left| *left).await;
+    tokio::time::sleep(LAST_ANSWERS).await;
+}
+
+fn host_cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
 }
 
 /// The data directory's lock. A daemon that is about to leave is waited for.
@@ -128,8 +167,10 @@ async fn leave(config: ServeConfig, fleet: Arc<Fleet>, clients: Arc<AtomicUsize>
         () = idle => tracing::info!("nobody needs this daemon any more"),
         () = told_to_end() => tracing::info!("told to end"),
     }
-    // Clients that come now start another daemon.
-    let _somebody_elses = fs::remove_file(config.paths.socket());
+    if !config.keep_socket {
+        // Clients that come now start another daemon.
+        let _somebody_elses = fs::remove_file(config.paths.socket());
+    }
 }
 
 async fn idle(limit: Duration, fleet: &Fleet, clients: &AtomicUsize) {

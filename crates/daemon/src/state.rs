@@ -7,16 +7,32 @@ mod networks;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hull_protocol::api::Microvm;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
+    "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
+     made INTEGER NOT NULL) STRICT",
 ];
+/// How long a key is remembered, in seconds.
+const KEY_LIFE: i64 = 24 * 60 * 60;
+/// How many keys are remembered; the oldest go first.
+const KEYS_MAX: i64 = 100_000;
+
+/// What makes a request to create a microVM the same as an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Chosen by the client.
+    pub key: String,
+    /// Digest of what was asked for.
+    pub request: String,
+}
 
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +40,14 @@ pub enum StateError {
     /// Another microVM has the name.
     #[error("the name {0} is taken: choose another, or remove the microVM that has it")]
     NameTaken(String),
+    /// The key was used already.
+    #[error("the idempotency key was used before")]
+    KeyUsed {
+        /// The microVM that was made with it.
+        microvm: String,
+        /// Whether the same was asked for.
+        same: bool,
+    },
     /// A newer daemon has written it.
     #[error(
         "the state was written by a newer version of hull (format {0}, this one knows {VERSION}): upgrade hull"
@@ -90,38 +114,51 @@ impl State {
         records.iter().map(|record| Ok(serde_json::from_str(record)?)).collect()
     }
 
-    /// Adds a microVM with its leases, which are written into its record: both or neither.
+    /// Adds a microVM with its leases, which are written into its record, and the key it was made with: all or none.
     ///
     /// # Errors
-    /// When the name is taken, a lease cannot be had, or the database fails.
-    pub fn insert(&self, microvm: &mut Microvm, wishes: &[Wish]) -> Result<(), StateError> {
+    /// When the name is taken, the key was used already, a lease cannot be had, or the database fails.
+    pub fn insert(
+        &self,
+        microvm: &mut Microvm,
+        wishes: &[Wish],
+        key: Option<&Key>,
+    ) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
+        if let Some(key) = key {
+            use_key(&transaction, key, &microvm.id)?;
+        }
         let written = transaction.execute(
             "INSERT INTO microvms (id, name, record) VALUES (?1, ?2, '{}')",
             params![microvm.id, microvm.name],
         );
-        match written {
-            Ok(_) => {}
-            Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-                return Err(StateError::NameTaken(microvm.name.clone()));
-            }
-            Err(error) => return Err(error.into()),
-        }
+        unique(written, microvm)?;
         microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
         let record = serde_json::to_string(microvm)?;
         transaction.execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
         Ok(transaction.commit()?)
     }
 
-    /// Writes a microVM's record anew.
+    /// The microVM that was made with this key, and whether the same was asked for.
     ///
     /// # Errors
     /// When the database fails.
+    pub fn made_with(&self, key: &Key) -> Result<Option<(String, bool)>, StateError> {
+        Ok(find_key(&self.lock(), key)?)
+    }
+
+    /// Writes a microVM's record anew.
+    ///
+    /// # Errors
+    /// When its new name is taken, or the database fails.
     pub fn update(&self, microvm: &Microvm) -> Result<(), StateError> {
         let record = serde_json::to_string(microvm)?;
-        self.lock().execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
-        Ok(())
+        let written = self.lock().execute(
+            "UPDATE microvms SET record = ?2, name = ?3 WHERE id = ?1",
+            params![microvm.id, record, microvm.name],
+        );
+        unique(written, microvm)
     }
 
     /// Forgets a microVM.
@@ -134,5 +171,41 @@ impl State {
     }
 }
 
+/// Whether a row was written, or its name is another's.
+fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), StateError> {
+    match written {
+        Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
+            Err(StateError::NameTaken(microvm.name.clone()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn find_key(connection: &Connection, key: &Key) -> rusqlite::Result<Option<(String, bool)>> {
+    let known =
+        connection.query_row("SELECT microvm, request FROM keys WHERE key = ?1", params![key.key], |row| {
+            Ok((row.get(0)?, row.get::<_, String>(1)? == key.request))
+        });
+    known.optional()
+}
+
+/// Takes a key for a microVM, if it is free; old ones are forgotten on the way.
+fn use_key(connection: &Connection, key: &Key, microvm: &str) -> Result<(), StateError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    connection.execute("DELETE FROM keys WHERE made < ?1", params![now.saturating_sub(KEY_LIFE)])?;
+    connection
+        .execute("DELETE FROM keys WHERE rowid <= (SELECT max(rowid) FROM keys) - ?1", params![KEYS_MAX])?;
+    if let Some((microvm, same)) = find_key(connection, key)? {
+        return Err(StateError::KeyUsed { microvm, same });
+    }
+    connection.execute(
+        "INSERT INTO keys (key, request, microvm, made) VALUES (?1, ?2, ?3, ?4)",
+        params![key.key, key.request, microvm, now],
+    )?;
+    Ok(())
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

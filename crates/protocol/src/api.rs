@@ -40,6 +40,8 @@ pub enum State {
     Paused,
     /// Between the request to stop and its end.
     Stopping,
+    /// Its process has ended, and its restart policy starts it again in a while.
+    Restarting,
     /// Its process has ended.
     Stopped,
     /// It could not be started, or ended in a way nobody asked for.
@@ -55,6 +57,7 @@ impl State {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopping => "stopping",
+            Self::Restarting => "restarting",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
         }
@@ -122,6 +125,15 @@ pub struct Microvm {
     /// What its user should know: what it goes without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
+    /// Grows with every change: the number in its `ETag`.
+    #[serde(default)]
+    pub revision: u64,
+    /// How often its restart policy has started it since somebody did.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Whether it was told to stop since it was last started.
+    #[serde(default)]
+    pub stop_requested: bool,
 }
 
 /// One image in the store.
@@ -224,4 +236,29 @@ pub struct System {
     pub on_demand: bool,
     /// Where its data is.
     pub data_dir: String,
+    /// How many microVMs there are.
+    #[serde(default)]
+    pub microvms: usize,
+    /// How many of them run.
+    #[serde(default)]
+    pub running: usize,
+    /// What running microVMs have been promised, and may be promised at most.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// How limits are enforced on VMMs: `v2`, `v1`, or what is missing.
+    #[serde(default)]
+    pub cgroups: String,
+}
+
+/// What running microVMs have been promised of their host, and may be promised at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Memory promised, what VMMs need themselves included.
+    pub memory: Bytes,
+    /// The most memory that may be.
+    pub memory_limit: Bytes,
+    /// Virtual CPUs promised.
+    pub cpus: u64,
+    /// The most virtual CPUs that may be.
+    pub cpus_limit: u64,
 }

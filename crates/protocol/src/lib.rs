@@ -5,7 +5,7 @@
 //!
 //! | border | module |
 //! |---|---|
-//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`network`], [`stream`] |
+//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`network`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
 //! | daemon to `hull-agent` in the guest | [`agent`] and [`transfer`], framed by [`frame`] |
 //!
@@ -20,6 +20,7 @@ pub mod exec;
 pub mod exit;
 pub mod frame;
 pub mod health;
+pub mod life;
 pub mod network;
 pub mod plan;
 pub mod spec;

@@ -26,6 +26,9 @@ pub const CPUS_MAX: u8 = 64;
 /// The smallest memory a Linux guest is started with.
 pub const MEMORY_MIN: Bytes = Bytes::mib(32);
 
+/// The most control groups a VMM is put into: one for each controller of a version 1 host.
+pub const CGROUPS_MAX: usize = 8;
+
 /// The most block devices one microVM can have.
 pub const DISKS_MAX: usize = 16;
 
@@ -59,6 +62,9 @@ pub struct BootPlan {
     /// Network devices, in the order the guest sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<NetPlan>,
+    /// `cgroup.procs` of each control group that the VMM enters before all else, opened for writing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<Slot>,
     /// Whether the guest has a virtio entropy device.
     pub rng: bool,
     /// Where the serial console goes.

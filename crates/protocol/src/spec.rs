@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::WindowSize;
 use crate::health::HealthSpec;
+use crate::life::{HostLimits, RestartPolicy};
 use crate::network::NetworkingSpec;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
@@ -32,6 +33,12 @@ pub struct MicrovmSpec {
     /// Removed, with its disk, as soon as it has stopped.
     #[serde(default)]
     pub auto_remove: bool,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// What its host gives it.
+    #[serde(default)]
+    pub limits: HostLimits,
     /// Labels of the user's choice.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -54,7 +54,7 @@ pub fn to(role: Role) {
 
 /// The highest descriptor that a plan names.
 fn last_descriptor(plan: &BootPlan) -> u32 {
-    let BootPlan { kvm, kernel, disks, vsock, nets, console, control, .. } = plan;
+    let BootPlan { kvm, kernel, disks, vsock, nets, console, control, cgroups, .. } = plan;
     let slots = [PLAN_SLOT, *kvm, kernel.image]
         .into_iter()
         .chain(kernel.initrd)
@@ -63,6 +63,7 @@ fn last_descriptor(plan: &BootPlan) -> u32 {
         .chain(nets.iter().map(|net| net.tap))
         .chain(console.input)
         .chain(console.output)
-        .chain(*control);
+        .chain(*control)
+        .chain(cgroups.iter().copied());
     slots.map(|slot| u32::try_from(slot.0).unwrap_or(0)).max().unwrap_or(0)
 }

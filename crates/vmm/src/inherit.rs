@@ -10,7 +10,9 @@ use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use hull_protocol::network::{ADDRESSES_MAX, MTU_MIN, NETS_MAX, NetPlan};
-use hull_protocol::plan::{BootPlan, CPUS_MAX, DISKS_MAX, MEMORY_MIN, PLAN_MAX, PLAN_SLOT, Slot};
+use hull_protocol::plan::{
+    BootPlan, CGROUPS_MAX, CPUS_MAX, DISKS_MAX, MEMORY_MIN, PLAN_MAX, PLAN_SLOT, Slot,
+};
 use hull_protocol::units::{Bytes, MIB};
 
 /// Why the VMM cannot use what it was given.
@@ -25,6 +27,9 @@ pub enum InheritError {
     /// A number is out of range.
     #[error("the boot plan asks for {0}")]
     Range(String),
+    /// A control group lets it not in.
+    #[error("a control group cannot be entered: is it one of the host's, with room for another process?")]
+    Cgroup(#[source] io::Error),
     /// A slot is not an open descriptor, or named twice.
     #[error("the boot plan names descriptor {0}, which is not open or already taken")]
     Slot(i32),
@@ -54,6 +59,9 @@ fn check(plan: &BootPlan) -> Result<(), InheritError> {
             "{} of memory: whole MiB from {MEMORY_MIN} to 4 TiB are possible",
             plan.memory
         ));
+    }
+    if plan.cgroups.len() > CGROUPS_MAX {
+        return range(format!("{} control groups: at most {CGROUPS_MAX} are possible", plan.cgroups.len()));
     }
     if plan.disks.len() > DISKS_MAX {
         return range(format!("{} disks: at most {DISKS_MAX} are possible", plan.disks.len()));

@@ -22,6 +22,7 @@ mod serial;
 mod vcpu;
 mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use hull_jail::seccomp::Role;
@@ -51,6 +52,9 @@ pub fn run() -> ExitCode {
         Ok(plan) => plan,
         Err(error) => return refuse(&error, 2),
     };
+    if let Err(error) = enter_groups(&plan, &mut slots) {
+        return refuse(&error, 1);
+    }
     if let Err(error) = confine::enter(&plan) {
         return refuse(&error, 1);
     }
@@ -58,6 +62,15 @@ pub fn run() -> ExitCode {
         Ok(reason) => ExitCode::from(u8::try_from(reason.status()).unwrap_or(1)),
         Err(error) => refuse(error.as_ref(), 1),
     }
+}
+
+/// Enters the control groups of the plan, so that all it takes from now on counts there.
+fn enter_groups(plan: &BootPlan, slots: &mut Slots) -> Result<(), inherit::InheritError> {
+    for slot in &plan.cgroups {
+        let mut group = slots.take(*slot)?;
+        group.write_all(b"0").map_err(inherit::InheritError::Cgroup)?;
+    }
+    Ok(())
 }
 
 fn boot(plan: &BootPlan, slots: &mut Slots) -> Result<ExitReason, Box<dyn std::error::Error>> {

@@ -1,5 +1,6 @@
 //! `/v1/images`.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use hull_image::{ImageRecord, ImportKind};
 use hull_protocol::api::{Image, Progress, PullRequest};
+use hull_protocol::life::Subject;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
@@ -19,13 +21,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::kernels::blocking;
 use super::problem::ApiError;
-use super::{Api, Remove, body, query};
+use super::{Api, Remove, body, page, query};
 
 /// How many lines of progress wait for the client; what comes while they do is left out.
 const LINES: usize = 64;
 
-pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Image>> {
-    Json(api.fleet.host().images.list().iter().map(Image::from).collect())
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
+    let wanted = query(&uri)?;
+    let images = api.fleet.host().images.list().iter().map(Image::from).collect();
+    Ok(page::of(images, |image: &Image| image.digest.clone(), wanted, &uri))
 }
 
 pub(super) async fn inspect(
@@ -42,8 +46,14 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let Remove { force } = query(&uri)?;
     let used = api.fleet.images_in_use(force);
-    blocking(move || api.fleet.host().images.remove(&name, |digest| used.contains(&digest.to_string())))
-        .await?;
+    blocking(move || {
+        let host = api.fleet.host();
+        let removed = host.images.remove(&name, |digest| used.contains(&digest.to_string()))?;
+        let digest = removed.deleted.map(|digest| digest.to_string()).unwrap_or_default();
+        host.events.tell(Subject::Image, "remove", &digest, &name, BTreeMap::new());
+        Ok::<_, hull_image::StoreError>(())
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -55,13 +65,23 @@ pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Respons
         // A client that is slow to read misses steps on the way, never the last line.
         let report = move |step| drop(shown.try_send(step));
         let last = match api.fleet.host().images.pull(&request, report).await {
-            Ok(image) => Progress::Done(Box::new(Image::from(&image))),
+            Ok(image) => {
+                tell(&api, "pull", &image);
+                Progress::Done(Box::new(Image::from(&image)))
+            }
             Err(error) => Progress::Failed(ApiError::from(error).into_problem()),
         };
         let _left = lines.send(last).await;
     });
     // A client that goes away ends its pull.
     Ok(ndjson(progress, AbortOnDropHandle::new(pull)))
+}
+
+/// Tells those who follow events.
+fn tell(api: &Api, action: &str, image: &ImageRecord) {
+    let name = image.names.first().map_or("", String::as_str);
+    let events = &api.fleet.host().events;
+    events.tell(Subject::Image, action, &image.digest.to_string(), name, BTreeMap::new());
 }
 
 fn ndjson(lines: mpsc::Receiver<Progress>, work: AbortOnDropHandle<()>) -> Response {
@@ -86,6 +106,7 @@ pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Resu
     let Import { name, kind } = query(&uri)?;
     let stream = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     let image = api.fleet.host().images.import(stream, &name, kind, |_step| {}).await?;
+    tell(&api, "import", &image);
     let mut line = serde_json::to_vec(&Progress::Done(Box::new(Image::from(&image)))).unwrap_or_default();
     line.push(b'\n');
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], line).into_response())

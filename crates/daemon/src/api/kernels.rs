@@ -1,18 +1,21 @@
 //! `/v1/kernels`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
+use axum::response::Response;
 use futures_util::TryStreamExt;
 use hull_protocol::api::Kernel;
+use hull_protocol::life::Subject;
 use serde::Deserialize;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::problem::ApiError;
-use super::{Api, query};
+use super::{Api, page, query};
 use crate::kernel::{ImportOptions, ImportSource};
 
 /// Runs blocking work on the stores.
@@ -25,8 +28,15 @@ pub(super) async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'stat
     }
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Kernel>>, ApiError> {
-    Ok(Json(blocking(move || api.fleet.host().kernels.list()).await?))
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
+    let wanted = query(&uri)?;
+    let kernels = blocking(move || api.fleet.host().kernels.list()).await?;
+    Ok(page::of(kernels, |kernel: &Kernel| kernel.name.clone(), wanted, &uri))
+}
+
+/// Tells those who follow events.
+fn tell(api: &Api, action: &str, name: &str) {
+    api.fleet.host().events.tell(Subject::Kernel, action, name, name, BTreeMap::new());
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -54,11 +64,16 @@ pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Resu
         Source::Tar => ImportSource::Tar(stream),
     };
     let options = ImportOptions { name, default };
-    Ok(Json(blocking(move || api.fleet.host().kernels.import(source, options)).await?))
+    let host = api.fleet.host().clone();
+    let kernel = blocking(move || host.kernels.import(source, options)).await?;
+    tell(&api, "import", &kernel.name);
+    Ok(Json(kernel))
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let in_use = api.fleet.uses_kernel(&name);
-    blocking(move || api.fleet.host().kernels.remove(&name, in_use)).await?;
+    let (host, removed) = (api.fleet.host().clone(), name.clone());
+    blocking(move || host.kernels.remove(&removed, in_use)).await?;
+    tell(&api, "remove", &name);
     Ok(StatusCode::NO_CONTENT)
 }

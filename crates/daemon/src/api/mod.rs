@@ -3,24 +3,34 @@
 //! Owner: the daemon's HTTP server; every handler runs on the runtime. Invariants: what a request sends is bounded
 //! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
 
+mod events;
 mod exec;
 mod files;
+mod idempotency;
 mod images;
 mod kernels;
+mod logs;
+mod measure;
 mod microvms;
 mod networks;
+mod page;
 pub mod problem;
 mod streams;
+mod system;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
+use axum::middleware;
 use axum::routing::{get, post};
-use hull_protocol::api::System;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use self::problem::ApiError;
 use crate::fleet::Fleet;
@@ -40,14 +50,18 @@ pub struct Api {
 /// The routes.
 pub fn router(api: Api) -> Router {
     let microvm = Router::new()
-        .route("/", get(microvms::inspect).delete(microvms::remove))
+        .route("/", get(microvms::inspect).patch(microvms::update).delete(microvms::remove))
         .route("/start", post(microvms::start))
         .route("/stop", post(microvms::stop))
+        .route("/restart", post(microvms::restart))
+        .route("/pause", post(microvms::pause))
+        .route("/unpause", post(microvms::unpause))
+        .route("/stats", get(measure::one))
         .route("/kill", post(microvms::kill))
         .route("/resize", post(microvms::resize))
         .route("/wait", get(microvms::wait))
         .route("/attach", post(streams::attach))
-        .route("/logs", get(streams::logs))
+        .route("/logs", get(logs::logs))
         .route("/exec", post(exec::create))
         .route("/files", get(files::get).put(files::put).layer(DefaultBodyLimit::disable()))
         .route("/files/stat", get(files::stat))
@@ -73,20 +87,18 @@ pub fn router(api: Api) -> Router {
         .nest("/v1/kernels", kernels)
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
-        .route("/v1/system", get(system))
+        .route("/v1/events", get(events::events))
+        .route("/v1/stats", get(measure::all))
+        .route("/v1/system", get(system::system))
+        .route("/v1/system/df", get(system::disk_usage))
+        .route("/v1/system/prune", post(system::prune))
+        .route("/metrics", get(measure::metrics))
+        .route("/problems/{kind}", get(system::problem))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), measure::count))
         .with_state(api)
-}
-
-async fn system(State(api): State<Api>) -> axum::Json<System> {
-    axum::Json(System {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        on_demand: api.on_demand,
-        data_dir: api.fleet.host().paths.data.display().to_string(),
-    })
 }
 
 async fn nowhere(uri: Uri) -> ApiError {
@@ -100,6 +112,15 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
         "Method not allowed",
         format!("{method} does not work on {}", uri.path()),
     )
+}
+
+/// A body of what comes through a channel, until it is closed.
+fn streamed(pieces: mpsc::Receiver<Bytes>) -> Body {
+    let pieces = futures_util::stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(piece), pieces))
+    });
+    Body::from_stream(Box::pin(pieces))
 }
 
 /// The query of a removal.

@@ -9,9 +9,121 @@ use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
 use crate::microvm::transfer::TransferError;
-use crate::microvm::{MicrovmError, chain};
+use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::state::StateError;
+
+/// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
+/// meaning; `docs/problems.md` and `/problems/{kind}` explain them.
+pub struct Known {
+    /// The last part of its `type`.
+    pub kind: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// Its title.
+    pub title: &'static str,
+    /// What it means and what a client does about it.
+    pub meaning: &'static str,
+}
+
+const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'static str) -> Known {
+    Known { kind, status, title, meaning }
+}
+
+/// Every kind there is.
+pub const KNOWN: [Known; 16] = [
+    known(
+        "invalid",
+        400,
+        "Invalid request",
+        "The request cannot be understood or asks for what cannot be. Change it; the same will fail again.",
+    ),
+    known("not-found", 404, "Not found", "What the path names does not exist, or not for you."),
+    known(
+        "no-such-image",
+        404,
+        "No such image",
+        "The image is not in the store. Pull or import it, then ask again.",
+    ),
+    known(
+        "no-such-network",
+        404,
+        "No such network",
+        "The network does not exist. Create it, then ask again.",
+    ),
+    known(
+        "method-not-allowed",
+        405,
+        "Method not allowed",
+        "The path exists; this method does not work on it.",
+    ),
+    known(
+        "conflict",
+        409,
+        "Not possible now",
+        "The object is in a state in which this cannot be done, or something needs it. The detail says what to do first.",
+    ),
+    known(
+        "name-taken",
+        409,
+        "The name is taken",
+        "Another microVM has the name. Choose another, or remove that one.",
+    ),
+    known(
+        "over-capacity",
+        409,
+        "The host has no room",
+        "The host has promised its memory or processors to others. Stop something, ask for less, or ask another host.",
+    ),
+    known(
+        "key-reused",
+        409,
+        "The idempotency key was used",
+        "The key was used for another request, or what was made with it has been removed. Use a new key for each new request.",
+    ),
+    known(
+        "precondition-failed",
+        412,
+        "Somebody else has changed it",
+        "The object is not at the revision in If-Match. Read it again, and decide anew.",
+    ),
+    known(
+        "pull-failed",
+        422,
+        "The image could not be pulled",
+        "The registry, the reference or the image is at fault; the detail says which.",
+    ),
+    known(
+        "import-failed",
+        422,
+        "The image could not be imported",
+        "What was sent is no image that can be used; the detail says why.",
+    ),
+    known(
+        "internal",
+        500,
+        "The host failed",
+        "Something on the host did not work. The detail and the daemon's log say what; trying again may help.",
+    ),
+    known(
+        "vmm-failed",
+        502,
+        "The VMM did not obey",
+        "The process that runs this microVM did not do as asked. Try again; if it stays so, kill the microVM.",
+    ),
+    known(
+        "no-networks",
+        503,
+        "This host cannot have it",
+        "The host lacks what networks need, or the daemon may not use it. 'hull doctor' says what is missing.",
+    ),
+    known(
+        "no-space",
+        507,
+        "The host's disk is full",
+        "Nothing new is begun until there is room. What runs goes on.",
+    ),
+];
 
 /// A failed request.
 #[derive(Debug)]
@@ -20,6 +132,14 @@ pub struct ApiError(Problem);
 impl ApiError {
     pub(super) fn new(status: u16, kind: &str, title: &str, detail: String) -> Self {
         Self(Problem { kind: format!("/problems/{kind}"), title: title.into(), status, detail })
+    }
+
+    /// One of [`KNOWN`].
+    pub(super) fn of(kind: &str, detail: String) -> Self {
+        match KNOWN.iter().find(|known| known.kind == kind) {
+            Some(known) => Self::new(known.status, known.kind, known.title, detail),
+            None => Self::new(500, kind, "The host failed", detail),
+        }
     }
 
     pub(super) fn invalid(detail: String) -> Self {
@@ -59,6 +179,7 @@ impl From<FleetError> for ApiError {
             FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
+            FleetError::Space(_) => Self::of("no-space", error.to_string()),
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
@@ -70,9 +191,9 @@ impl From<FleetError> for ApiError {
 impl From<StateError> for ApiError {
     fn from(error: StateError) -> Self {
         match &error {
-            StateError::NameTaken(_) | StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => {
-                Self::conflict(error.to_string())
-            }
+            StateError::NameTaken(_) => Self::of("name-taken", error.to_string()),
+            StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
+            StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
             StateError::Lease(_) => Self::conflict(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
@@ -102,7 +223,13 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Refused(_) | MicrovmError::Agent(_) => Self::conflict(error.to_string()),
             MicrovmError::Gone => Self::not_found(error.to_string()),
             MicrovmError::Transfer(error) => error.into(),
-            MicrovmError::State(_) | MicrovmError::Files(_) => Self::internal(&error),
+            MicrovmError::NoRoom(NoRoom::Capacity(_)) => Self::of("over-capacity", error.to_string()),
+            MicrovmError::NoRoom(NoRoom::Space(_)) => Self::of("no-space", error.to_string()),
+            MicrovmError::Name(_) => Self::invalid(error.to_string()),
+            MicrovmError::Changed(_) => Self::of("precondition-failed", error.to_string()),
+            MicrovmError::Vmm(_) => Self::of("vmm-failed", chain(&error)),
+            MicrovmError::State(error) => error.into(),
+            MicrovmError::Limit(_) | MicrovmError::Files(_) => Self::internal(&error),
         }
     }
 }
@@ -176,5 +303,20 @@ impl From<hull_image::PullError> for ApiError {
 impl From<hull_image::ImportError> for ApiError {
     fn from(error: hull_image::ImportError) -> Self {
         Self::new(422, "import-failed", "The image could not be imported", chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_documented() {
+        let page = include_str!("../../../../docs/problems.md");
+        for one in KNOWN {
+            let row = format!("| `{}` | {} | {} | {} |", one.kind, one.status, one.title, one.meaning);
+            assert!(page.contains(&row), "docs/problems.md has no row {row}");
+            assert_eq!(ApiError::of(one.kind, String::new()).0.status, one.status);
+        }
     }
 }

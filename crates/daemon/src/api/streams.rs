@@ -1,15 +1,11 @@
 //! Streams of a microVM: attached ones, both ways, and its log.
 
-use std::collections::VecDeque;
 use std::io;
 
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use hull_protocol::agent::WindowSize;
-use hull_protocol::api::State as Life;
 use hull_protocol::stream::{self, HEADER_LEN, Kind, PAYLOAD_MAX};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -19,7 +15,6 @@ use tokio::sync::mpsc;
 use super::problem::ApiError;
 use super::{Api, query};
 use crate::microvm::Microvm;
-use crate::microvm::log::Record;
 use crate::microvm::output::{Input, Sent};
 
 #[derive(Deserialize)]
@@ -154,106 +149,4 @@ pub(super) fn window_size([a, b, c, d]: [u8; 4]) -> WindowSize {
 
 pub(super) fn out_of_place(kind: Kind, length: usize) -> io::Error {
     io::Error::other(format!("a {kind:?} frame of {length} bytes has no place here"))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Logs {
-    #[serde(default)]
-    follow: bool,
-    tail: Option<usize>,
-}
-
-/// What the container printed, as frames.
-pub(super) async fn logs(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    uri: Uri,
-) -> Result<Response, ApiError> {
-    let Logs { follow, tail } = query(&uri)?;
-    let microvm = api.fleet.find(&id)?;
-    let (frames, body) = mpsc::channel::<Result<Bytes, io::Error>>(4);
-    tokio::spawn(async move {
-        let _reader_has_left = send_logs(&microvm, follow, tail, &frames).await;
-    });
-    let body =
-        futures_util::stream::unfold(body, async |mut body| body.recv().await.map(|frame| (frame, body)));
-    let headers = [(header::CONTENT_TYPE, "application/vnd.hull.stream")];
-    Ok((headers, Body::from_stream(Box::pin(body))).into_response())
-}
-
-type Frames = mpsc::Sender<Result<Bytes, io::Error>>;
-
-async fn send_logs(microvm: &Microvm, follow: bool, tail: Option<usize>, frames: &Frames) -> Option<()> {
-    let log = &microvm.output().log;
-    let mut changes = log.changes();
-    let mut reader = log.reader();
-    if let Some(lines) = tail {
-        for record in last_lines(std::iter::from_fn(|| reader.next_record()), lines) {
-            send_record(frames, &record).await?;
-        }
-    }
-    loop {
-        // Looked at before the log: what is written before the end is not missed.
-        let over = matches!(microvm.record().state, Life::Created | Life::Stopped | Life::Failed);
-        while let Some(record) = reader.next_record() {
-            send_record(frames, &record).await?;
-        }
-        if !follow || over {
-            return Some(());
-        }
-        tokio::select! {
-            changed = changes.changed() => changed.ok()?,
-            _ended = microvm.wait() => {}
-            () = frames.closed() => return None,
-        }
-    }
-}
-
-async fn send_record(frames: &Frames, record: &Record) -> Option<()> {
-    let mut frame = stream::header(record.kind, record.payload.len()).ok()?.to_vec();
-    frame.extend(&record.payload);
-    frames.send(Ok(frame.into())).await.ok()
-}
-
-/// The last `lines` lines of a log, whose size is bounded.
-fn last_lines(records: impl Iterator<Item = Record>, lines: usize) -> VecDeque<Record> {
-    let mut kept: VecDeque<Record> = records.collect();
-    // The end of the last line is not the start of one more.
-    let mut newlines = 0_usize;
-    for at in (0..kept.len()).rev() {
-        let Some(record) = kept.get_mut(at) else { break };
-        for byte in (0..record.payload.len()).rev() {
-            if record.payload.get(byte) == Some(&b'\n') {
-                newlines = newlines.saturating_add(1);
-                if newlines > lines {
-                    record.payload.drain(..=byte);
-                    kept.drain(..at);
-                    return kept;
-                }
-            }
-        }
-    }
-    kept
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_lines_are_counted_across_records() {
-        let records = || {
-            ["one\ntwo\nth", "ree\n", "four\n"]
-                .map(|text| Record { kind: Kind::Stdout, payload: text.into() })
-                .into_iter()
-        };
-        let text = |lines| {
-            last_lines(records(), lines).into_iter().flat_map(|record| record.payload).collect::<Vec<_>>()
-        };
-        assert_eq!(text(1), b"four\n");
-        assert_eq!(text(2), b"three\nfour\n");
-        assert_eq!(text(0), b"");
-        assert_eq!(text(9), b"one\ntwo\nthree\nfour\n");
-    }
 }

@@ -2,28 +2,43 @@
 //!
 //! A task of its own. Invariant: it is the only writer of the record.
 
+mod steer;
+
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use hull_protocol::health::Health;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
+use super::control::Control;
 use super::exec::Execs;
-use super::health;
 use super::output::Output;
+use super::restart::{self, GOOD_RUN};
 use super::run::{Order, Run, Told, chain};
 use super::vmm::{Files, Vmm};
 use super::{COMMANDS, Command, MicrovmError, Reply};
 use crate::admission::{Verdict, admit};
+use crate::capacity::{Promise, Share};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+
+/// How long one that an earlier daemon was stopping may take from now on.
+const STOP_AGAIN: Duration = Duration::from_secs(10);
 
 /// A run, as the actor holds it.
 struct Handle {
     orders: mpsc::Sender<Order>,
     kill: Arc<Notify>,
+    /// Its VMM, once it runs.
+    control: Option<Control>,
+    paused: watch::Sender<bool>,
+    began: Instant,
+    /// Whether its process has run.
+    ran: bool,
+    _promise: Promise,
     told: mpsc::Receiver<Told>,
     ended: oneshot::Receiver<(ExitStatus, bool)>,
     /// Who waits for the start to come to something.
@@ -38,6 +53,11 @@ pub(super) struct Actor {
     output: Arc<Output>,
     execs: Arc<Execs>,
     run: Option<Handle>,
+    /// When it is started again by its policy, and how many short runs there were in a row.
+    next_start: Option<Instant>,
+    row: u32,
+    /// Who waits for it to stop and be started again.
+    again: Vec<Reply>,
     /// Who waits for its removal.
     deleting: Vec<Reply>,
 }
@@ -71,17 +91,49 @@ impl Actor {
         adopted: Option<Vmm>,
     ) -> (Self, watch::Receiver<Record>) {
         let (shown, view) = watch::channel(record.clone());
-        let mut actor =
-            Self { host, record, resolved, shown, output, execs, run: None, deleting: Vec::new() };
-        if adopted.is_some() {
-            actor.run(adopted, Vec::new());
-        }
+        let mut actor = Self {
+            host,
+            record,
+            resolved,
+            shown,
+            output,
+            execs,
+            run: None,
+            next_start: None,
+            row: 0,
+            again: Vec::new(),
+            deleting: Vec::new(),
+        };
+        actor.take_up(adopted);
         (actor, view)
+    }
+
+    /// Goes on where an earlier daemon left off.
+    fn take_up(&mut self, adopted: Option<Vmm>) {
+        if adopted.is_some() {
+            let promise = self.host.capacity.count(self.share());
+            self.run(adopted, promise);
+            if self.record.state == State::Stopping {
+                self.order(Order::Stop(STOP_AGAIN));
+            }
+            return;
+        }
+        if self.record.state == State::Restarting {
+            self.next_start = Some(Instant::now() + restart::wait(0));
+        }
+        self.forget_if_wanted();
+    }
+
+    fn share(&self) -> Share {
+        Share::of(self.resolved.memory, self.resolved.cpus)
     }
 
     /// Lives until the microVM is removed or the daemon ends.
     pub(super) async fn live(mut self, mut inbox: mpsc::Receiver<(Command, Reply)>) {
         loop {
+            if self.run.is_none() && !self.deleting.is_empty() && self.remove() {
+                return;
+            }
             let happened = async {
                 match &mut self.run {
                     Some(run) => run.next().await,
@@ -90,37 +142,40 @@ impl Actor {
             };
             tokio::select! {
                 happened = happened => self.note(happened).await,
+                () = at(self.next_start) => self.start_again(),
                 asked = inbox.recv() => match asked {
                     Some((command, reply)) => match admit(self.record.state, command.ask()) {
                         Verdict::Refuse(why) => answer(reply, Err(MicrovmError::Refused(why))),
                         Verdict::Done => answer(reply, Ok(())),
-                        Verdict::Go => self.obey(command, reply),
+                        Verdict::Go => self.obey(command, reply).await,
                     },
                     // The fleet has let go of it: the daemon ends.
                     None => return,
                 },
             }
-            if self.run.is_none() && !self.deleting.is_empty() && self.remove() {
-                return;
-            }
         }
     }
 
     /// Does what admission has let through.
-    fn obey(&mut self, command: Command, reply: Reply) {
+    async fn obey(&mut self, command: Command, reply: Reply) {
         match command {
             Command::Start => self.start(reply),
             Command::Stop(grace) => {
-                if self.record.state == State::Starting {
-                    // There may be no process yet that could be asked.
-                    self.kill();
-                }
-                self.order(Order::Stop(grace));
-                self.record.state = State::Stopping;
-                self.remember();
+                let overtaken = || Err(MicrovmError::Refused("it was told to stop meanwhile"));
+                self.again.drain(..).for_each(|reply| answer(reply, overtaken()));
+                self.stop(grace).await;
                 answer(reply, Ok(()));
             }
+            Command::Restart(grace) => self.restart(grace, reply).await,
+            Command::Pause => answer(reply, self.pause().await),
+            Command::Unpause => answer(reply, self.unpause().await),
+            Command::Update(patch, revision) => answer(reply, self.update(&patch, revision)),
             Command::Signal(number) => {
+                if number == 9 || number == self.resolved.stop_signal {
+                    self.record.stop_requested = true;
+                    self.remember();
+                }
+                self.tell("kill", &[("signal", number.to_string())]);
                 let (done, outcome) = oneshot::channel();
                 self.order(Order::Signal(number, done));
                 tokio::spawn(async move {
@@ -134,6 +189,7 @@ impl Actor {
                 answer(reply, Ok(()));
             }
             Command::Delete(_) => {
+                self.next_start = None;
                 self.kill();
                 self.deleting.push(reply);
             }
@@ -141,20 +197,13 @@ impl Actor {
         }
     }
 
-    fn start(&mut self, reply: Reply) {
-        self.record.state = State::Starting;
-        self.record.exit = None;
-        self.record.finished_at = None;
-        self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
-        self.remember();
-        self.run(None, vec![reply]);
-    }
-
-    fn run(&mut self, adopted: Option<Vmm>, starting: Vec<Reply>) {
+    fn run(&mut self, adopted: Option<Vmm>, promise: Promise) {
+        let adopted_ran = adopted.is_some() && self.record.state != State::Starting;
         let (orders, told_orders) = mpsc::channel(COMMANDS);
         let (told, tells) = mpsc::channel(COMMANDS);
         let (done, ended) = oneshot::channel();
         let kill = Arc::new(Notify::new());
+        let paused = watch::Sender::new(self.record.state == State::Paused);
         let run = Run {
             host: self.host.clone(),
             id: self.record.id.clone(),
@@ -169,12 +218,26 @@ impl Actor {
             adopted,
             orders: told_orders,
             kill: kill.clone(),
+            paused: paused.subscribe(),
             told,
+            control: None,
         };
         tokio::spawn(async move {
             let _the_actor_has_gone = done.send(run.run().await);
         });
-        self.run = Some(Handle { orders, kill, told: tells, ended, starting });
+        let (began, ran) = (Instant::now(), adopted_ran);
+        self.run = Some(Handle {
+            orders,
+            kill,
+            control: None,
+            paused,
+            began,
+            ran,
+            _promise: promise,
+            told: tells,
+            ended,
+            starting: Vec::new(),
+        });
     }
 
     /// Tells the run something. One that takes no more orders is at its end.
@@ -191,11 +254,15 @@ impl Actor {
     /// Removes what is left of it; whether that was all.
     fn remove(&mut self) -> bool {
         let files = Files::new(&self.host, &self.record.id);
-        let removed = files.remove().map_err(MicrovmError::Files);
-        let removed = removed.and_then(|()| Ok(self.host.state.remove(&self.record.id)?));
-        let gone = removed.is_ok();
+        // Forgotten first: what a daemon that dies in between leaves is nobody's, and the next one clears it away.
+        let forgotten = self.host.state.remove(&self.record.id).map_err(MicrovmError::State);
+        let gone = forgotten.is_ok();
+        if gone {
+            self.tell("destroy", &[]);
+        }
+        let removed = forgotten.and_then(|()| files.remove().map_err(MicrovmError::Files));
         if let Err(error) = &removed {
-            tracing::error!("microVM {} stays: {}", self.record.id, chain(error));
+            tracing::error!("microVM {} is not removed: {}", self.record.id, chain(error));
         }
         let mut waiting = std::mem::take(&mut self.deleting).into_iter();
         if let Some(first) = waiting.next() {
@@ -207,18 +274,34 @@ impl Actor {
 
     async fn note(&mut self, happened: Happened) {
         match happened {
-            Happened::Told(Told::Started(pid, ports)) => {
-                self.record.vmm_pid = pid;
-                self.record.ports = ports;
-                self.record.started_at = Some(rfc3339(SystemTime::now()));
+            Happened::Told(Told::Started { pid, control, ports }) => {
+                self.record.vmm_pid = pid.or(self.record.vmm_pid);
+                // None: it was started by an earlier daemon.
+                if let Some(ports) = ports {
+                    self.record.ports = ports;
+                    self.record.started_at = Some(rfc3339(SystemTime::now()));
+                }
+                if let Some(run) = &mut self.run {
+                    run.control = control;
+                }
                 self.remember();
             }
             Happened::Told(Told::Running(kernel)) => {
                 self.record.guest_kernel = Some(kernel);
-                if self.record.state == State::Starting {
+                let run = self.run.as_mut();
+                let took = run.map(|run| {
+                    run.ran = true;
+                    run.began.elapsed()
+                });
+                let starts = self.record.state == State::Starting;
+                if starts {
                     self.record.state = State::Running;
+                    self.host.metrics.booted(took.unwrap_or_default());
                 }
                 self.remember();
+                if starts {
+                    self.tell("start", &[]);
+                }
                 self.started();
             }
             Happened::Told(Told::Health(health)) => {
@@ -228,22 +311,74 @@ impl Actor {
                 // A verdict is worth a write to disk, every check is not.
                 if changed { self.remember() } else { self.show() }
             }
-            Happened::Ended(exit, own) => {
-                self.record.state = if own { State::Stopped } else { State::Failed };
-                self.record.exit = Some(exit.clone());
-                self.record.finished_at = Some(rfc3339(SystemTime::now()));
-                self.record.vmm_pid = None;
-                self.record.ports.clear();
-                self.remember();
-                self.started();
-                self.run = None;
-                self.output.end(exit).await;
-                if self.record.spec.auto_remove && self.deleting.is_empty() {
-                    let (reply, _nobody_asked) = oneshot::channel();
-                    self.deleting.push(reply);
-                }
-            }
+            Happened::Ended(exit, own) => self.ended(exit, own).await,
         }
+    }
+
+    /// Its run is over: it stays so, or is started again.
+    async fn ended(&mut self, exit: ExitStatus, own: bool) {
+        let (ran, lasted) =
+            self.run.as_ref().map_or((false, Duration::ZERO), |run| (run.ran, run.began.elapsed()));
+        if lasted >= GOOD_RUN {
+            self.row = 0;
+        }
+        let ended = restart::Ended {
+            status: exit.status,
+            ran,
+            asked: self.record.stop_requested || !self.deleting.is_empty(),
+            restarts: self.record.restarts,
+            row: self.row,
+        };
+        let wait = restart::after_end(self.record.spec.restart, ended);
+        self.record.state = match wait {
+            Some(_) => State::Restarting,
+            None if own => State::Stopped,
+            None => State::Failed,
+        };
+        self.record.exit = Some(exit.clone());
+        self.record.finished_at = Some(rfc3339(SystemTime::now()));
+        self.record.vmm_pid = None;
+        self.record.ports.clear();
+        self.remember();
+        self.host.metrics.ended(&exit);
+        let status = ("exit_status", exit.status.to_string());
+        if exit.oom_killed {
+            self.tell("oom", std::slice::from_ref(&status));
+        }
+        self.tell("die", &[status]);
+        self.started();
+        self.run = None;
+        if let Some(wait) = wait {
+            self.row = self.row.saturating_add(1);
+            self.next_start = Some(Instant::now() + wait);
+            self.tell("restart", &[("wait_ms", wait.as_millis().to_string())]);
+        }
+        self.output.end(exit).await;
+        let again = std::mem::take(&mut self.again);
+        if !self.deleting.is_empty() {
+            again.into_iter().for_each(|reply| answer(reply, Err(MicrovmError::Gone)));
+        } else if let Some(first) = again.into_iter().reduce(|first, other| {
+            // One start answers all: the others learn that it has been asked for.
+            answer(other, Ok(()));
+            first
+        }) {
+            self.start(first);
+        }
+        self.forget_if_wanted();
+    }
+
+    /// One that is to be removed when it has stopped asks for that itself.
+    fn forget_if_wanted(&mut self) {
+        let over = matches!(self.record.state, State::Stopped | State::Failed);
+        if over && self.record.spec.auto_remove && self.deleting.is_empty() {
+            let (reply, _nobody_asked) = oneshot::channel();
+            self.deleting.push(reply);
+        }
+    }
+
+    /// Tells those who follow events.
+    fn tell(&self, action: &str, more: &[(&str, String)]) {
+        self.host.events.microvm(&self.record, action, more);
     }
 
     /// Those who asked for a start learn that it has come to something.
@@ -253,7 +388,8 @@ impl Actor {
     }
 
     /// On disk first, then for all to see.
-    fn remember(&self) {
+    fn remember(&mut self) {
+        self.record.revision = self.record.revision.saturating_add(1);
         if let Err(error) = self.host.state.update(&self.record) {
             tracing::error!("microVM {}: {}", self.record.id, chain(&error));
         }
@@ -262,6 +398,14 @@ impl Actor {
 
     fn show(&self) {
         let _nobody_looks = self.shown.send(self.record.clone());
+    }
+}
+
+/// Sleeps until then; for ever when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -35,6 +35,8 @@ struct Current {
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// When it was written, in nanoseconds since the Unix epoch.
+    pub time: u64,
     /// Which stream.
     pub kind: Kind,
     /// Its bytes.
@@ -146,11 +148,12 @@ fn read_record(file: &mut BufReader<File>) -> Option<Record> {
     let mut head = [0; STAMP_LEN + HEADER_LEN];
     let start = io::Seek::stream_position(file).ok()?;
     let record = file.read_exact(&mut head).ok().and_then(|()| {
+        let time = u64::from_be_bytes(*head.first_chunk()?);
         let header: [u8; HEADER_LEN] = head.get(STAMP_LEN..)?.try_into().ok()?;
         let (kind, length) = stream::parse(header).ok()?;
         let mut payload = vec![0; length];
         file.read_exact(&mut payload).ok()?;
-        Some(Record { kind, payload })
+        Some(Record { time, kind, payload })
     });
     if record.is_none() {
         io::Seek::seek(file, io::SeekFrom::Start(start)).ok()?;

@@ -5,11 +5,13 @@
 
 mod actor;
 mod agent;
+mod change;
 mod control;
 pub mod exec;
 mod health;
 pub mod log;
 pub mod output;
+mod restart;
 mod run;
 pub mod transfer;
 mod vmm;
@@ -19,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
+use hull_protocol::life::MicrovmPatch;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Actor;
@@ -29,9 +32,11 @@ pub(crate) use self::run::chain;
 use self::transfer::{Transfer, TransferError};
 use self::vmm::{Files, Vmm};
 use crate::admission::{Ask, Verdict, admit};
+use crate::capacity::OverCapacity;
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+use crate::space::NoSpace;
 use crate::state::StateError;
 use hull_protocol::transfer::Query;
 
@@ -47,6 +52,21 @@ pub enum MicrovmError {
     /// It is being removed.
     #[error("it is being removed")]
     Gone,
+    /// The host has no room for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// A name that none can have.
+    #[error(transparent)]
+    Name(#[from] crate::fleet::BadName),
+    /// Somebody else has changed it.
+    #[error("it has changed since: it is at revision {0} now; look at it again")]
+    Changed(u64),
+    /// Its VMM did not do as asked.
+    #[error("its VMM did not obey")]
+    Vmm(#[source] std::io::Error),
+    /// A limit is kept from now on, but not by what runs.
+    #[error("it has been changed, but the host does not enforce the new limits before its next start")]
+    Limit(#[source] std::io::Error),
     /// The agent refused.
     #[error("{0}")]
     Agent(String),
@@ -57,8 +77,19 @@ pub enum MicrovmError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Its files could not be removed.
-    #[error("its files could not be removed")]
+    #[error("it is gone, but its files could not be removed: the next daemon tries again")]
     Files(#[source] std::io::Error),
+}
+
+/// Why a host cannot have one more running microVM now.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoom {
+    /// It has promised its memory or processors already.
+    #[error(transparent)]
+    Capacity(#[from] OverCapacity),
+    /// Its disk is full.
+    #[error(transparent)]
+    Space(#[from] NoSpace),
 }
 
 type Reply = oneshot::Sender<Result<(), MicrovmError>>;
@@ -68,6 +99,10 @@ enum Command {
     Stop(Duration),
     Signal(i32),
     Resize(WindowSize),
+    Pause,
+    Unpause,
+    Restart(Duration),
+    Update(Box<MicrovmPatch>, Option<u64>),
     Delete(bool),
     /// Asks only whether it may be attached to.
     Attach,
@@ -80,6 +115,10 @@ impl Command {
             Self::Stop(_) => Ask::Stop,
             Self::Signal(_) => Ask::Signal,
             Self::Resize(_) => Ask::Resize,
+            Self::Pause => Ask::Pause,
+            Self::Unpause => Ask::Unpause,
+            Self::Restart(_) => Ask::Restart,
+            Self::Update(..) => Ask::Update,
             Self::Delete(force) => Ask::Delete(*force),
             Self::Attach => Ask::Attach,
         }
@@ -104,13 +143,14 @@ impl Microvm {
     }
 
     /// Starts the actor of a microVM that ran under an earlier daemon: what still runs goes on, and what does not has
-    /// failed.
+    /// failed, and is started again where its restart policy says so.
     pub fn resume(host: Arc<Host>, mut record: Record, resolved: Resolved) -> Self {
         match Vmm::adopt(&host, &record.id, record.vmm_pid) {
             Ok(vmm) => Self::spawn_with(host, record, resolved, Some(vmm)),
             Err(_) => {
                 Files::new(&host, &record.id).forget_sockets();
-                record.state = State::Failed;
+                host.groups.group(&record.id).remove();
+                record.state = if restart::after_loss(&record) { State::Restarting } else { State::Failed };
                 record.vmm_pid = None;
                 record.ports.clear();
                 record.finished_at = Some(rfc3339(SystemTime::now()));
@@ -120,11 +160,11 @@ impl Microvm {
                     reason: None,
                     oom_killed: false,
                 });
-                let microvm = Self::spawn_with(host.clone(), record, resolved, None);
-                if let Err(error) = host.state.update(&microvm.record()) {
-                    tracing::error!("microVM {}: {}", microvm.record().id, chain(&error));
+                record.revision = record.revision.saturating_add(1);
+                if let Err(error) = host.state.update(&record) {
+                    tracing::error!("microVM {}: {}", record.id, chain(&error));
                 }
-                microvm
+                Self::spawn_with(host, record, resolved, None)
             }
         }
     }
@@ -211,6 +251,38 @@ impl Microvm {
         self.ask(Command::Resize(size)).await
     }
 
+    /// Stops it in place: no instruction of the guest is executed until it goes on.
+    ///
+    /// # Errors
+    /// When it does not run, or its VMM does not obey.
+    pub async fn pause(&self) -> Result<(), MicrovmError> {
+        self.ask(Command::Pause).await
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it is not paused, or its VMM does not obey.
+    pub async fn unpause(&self) -> Result<(), MicrovmError> {
+        self.ask(Command::Unpause).await
+    }
+
+    /// Stops it, if it runs, and starts it again; returns when its process runs or has failed to.
+    ///
+    /// # Errors
+    /// When it is being removed, or the host cannot have it any more.
+    pub async fn restart(&self, grace: Duration) -> Result<(), MicrovmError> {
+        self.ask(Command::Restart(grace)).await
+    }
+
+    /// Changes its name, labels, limits or restart policy; with `revision`, only if it is at that one.
+    ///
+    /// # Errors
+    /// When the name is taken, or it is at another revision.
+    pub async fn update(&self, patch: MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
+        self.ask(Command::Update(Box::new(patch), revision)).await
+    }
+
     /// Removes it, its disk and its log; `force`: even if it runs.
     ///
     /// # Errors
@@ -248,6 +320,11 @@ impl Microvm {
         self.commands.send((command, reply)).await.map_err(|_| MicrovmError::Gone)?;
         answer.await.unwrap_or(Err(MicrovmError::Gone))
     }
+}
+
+/// Whether a daemon that starts starts this one, too.
+pub(crate) fn starts_at_load(record: &Record, stays: bool) -> bool {
+    restart::at_load(record.spec.restart, record.state, record.stop_requested, stays)
 }
 
 /// Makes the directory of a new microVM.

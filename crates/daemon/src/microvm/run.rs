@@ -4,7 +4,7 @@
 //! sockets are gone.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hull_protocol::agent::{
@@ -12,20 +12,23 @@ use hull_protocol::agent::{
     WindowSize,
 };
 use hull_protocol::api::{ExitStatus, Microvm as Record, Network};
+use hull_protocol::control::Command::PowerButton as Press;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::health::Health;
 use hull_protocol::network::PublishedPort;
 use hull_protocol::stream::{Kind, PAYLOAD_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::agent::{Agent, connect_stream};
+use super::control::Control;
 use super::exec::{Execs, Session};
 use super::health;
 use super::output::{Input, Output};
 use super::vmm::{Files, Parts, StartError, Vmm};
+use crate::clock::unix_ns;
 use crate::fleet::Host;
 use crate::network::guest;
 use crate::network::host::networks_of;
@@ -39,6 +42,8 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(20);
+/// How long one may take before the guest's power button is pressed.
+const PRESS_WAIT: Duration = Duration::from_secs(5);
 
 /// What a run can be told while it runs.
 #[derive(Debug)]
@@ -47,13 +52,22 @@ pub(super) enum Order {
     Resize(WindowSize),
     /// The stop signal, and how long until it is killed.
     Stop(Duration),
+    /// It was paused: its clock stood still.
+    Resumed,
 }
 
 /// What a run tells.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// The VMM runs, with this process id and these ports of the host.
-    Started(Option<u32>, Vec<PublishedPort>),
+    /// The VMM runs.
+    Started {
+        /// Its process id.
+        pid: Option<u32>,
+        /// Its control socket.
+        control: Option<Control>,
+        /// The ports of the host that lead to it; none: an earlier daemon has started it.
+        ports: Option<Vec<PublishedPort>>,
+    },
     /// The process runs, on this kernel.
     Running(String),
     /// What the health checks say by now.
@@ -80,7 +94,11 @@ pub(super) struct Run {
     pub(super) orders: mpsc::Receiver<Order>,
     /// Ends it at once.
     pub(super) kill: Arc<Notify>,
+    /// Whether it is paused.
+    pub(super) paused: watch::Receiver<bool>,
     pub(super) told: mpsc::Sender<Told>,
+    /// Its VMM's control socket, once there is one.
+    pub(super) control: Option<Control>,
 }
 
 /// Why a container did not run, or not to its end.
@@ -122,12 +140,18 @@ impl Run {
         let vmm = match self.adopted.take() {
             Some(vmm) => {
                 self.networks = networks_of(&self.host.state, &self.record.cards).unwrap_or_default();
-                Ok(vmm)
+                Ok((vmm, None))
             }
             None => self.start().await,
         };
+        if let Ok((vmm, ports)) = &vmm {
+            self.control = vmm.control();
+            let paused = *self.paused.borrow();
+            vmm.agree(paused).await;
+            self.tell(Told::Started { pid: vmm.pid(), control: vmm.control(), ports: ports.clone() }).await;
+        }
         let ended = match vmm {
-            Ok(mut vmm) => {
+            Ok((mut vmm, _)) => {
                 let ended = self.attend(&mut vmm).await;
                 if let Err(error) = &ended {
                     tracing::warn!("microVM {}: {}", self.id, chain(error));
@@ -140,6 +164,8 @@ impl Run {
         self.execs.lost();
         files.forget_sockets();
         self.host.networks.detach(&self.id).await;
+        let group = self.host.groups.group(&self.id);
+        let _it_waits_for_the_kernel = tokio::task::spawn_blocking(move || group.remove()).await;
         match ended {
             Ok((exit, reason)) => {
                 (ExitStatus { status: exit.status, error: None, reason, oom_killed: exit.oom_killed }, true)
@@ -148,7 +174,8 @@ impl Run {
         }
     }
 
-    async fn start(&mut self) -> Result<Vmm, StartError> {
+    /// Starts the VMM; the ports of the host that lead to it.
+    async fn start(&mut self) -> Result<(Vmm, Option<Vec<PublishedPort>>), StartError> {
         let attached = self.host.networks.attach(&self.host.state, &self.record).await?;
         let ports = attached.ports.clone();
         self.networks = attached.networks.clone();
@@ -164,8 +191,7 @@ impl Run {
         let vmm = started.await.unwrap_or_else(|error| {
             Err(StartError::Io("the microVM".into(), std::io::Error::other(error.to_string())))
         })?;
-        self.tell(Told::Started(vmm.pid(), ports)).await;
-        Ok(vmm)
+        Ok((vmm, Some(ports)))
     }
 
     async fn tell(&self, told: Told) {
@@ -203,6 +229,8 @@ impl Run {
 
     /// Speaks with the guest's agent until the process has ended and its output is out.
     async fn converse(&mut self, files: &Files) -> Result<(ProcessExit, Agent), RunError> {
+        // One that an earlier daemon left paused does not answer.
+        drop(self.paused.wait_for(|paused| !*paused).await);
         let connected = tokio::time::timeout(BOOT_WAIT, Agent::connect(&files.vsock())).await;
         let mut agent = connected.map_err(|_| RunError::Silent(files.last_words()))??;
         let process = self.resolved.process.clone();
@@ -250,7 +278,7 @@ impl Run {
                 Some(order) = self.orders.recv() => match order {
                     Order::Stop(grace) => deadline = Some(tokio::time::Instant::now() + grace),
                     Order::Signal(_, done) => drop(done.send(Ok(()))),
-                    Order::Resize(_) => {}
+                    Order::Resize(_) | Order::Resumed => {}
                 },
                 () = at(deadline) => return,
             }
@@ -258,10 +286,9 @@ impl Run {
     }
 
     fn setup(&self) -> Setup {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (cards, networking) = (&self.record.cards, &self.record.spec.networking);
         Setup {
-            time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            time_unix_ns: unix_ns(),
             hostname: self.resolved.hostname.clone(),
             read_only: self.resolved.read_only,
             data_disk: true,
@@ -323,15 +350,21 @@ impl Run {
                     let kill = Command::Signal { process: process.to_owned(), signal: 9, group: false };
                     let _its_exit_is_the_answer = agent.ask(kill).await;
                     deadline = None;
-                    let kill = self.kill.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(KILL_WAIT).await;
-                        kill.notify_one();
-                    });
+                    tokio::spawn(end(self.control.clone(), self.kill.clone()));
                 }
             }
         }
     }
+}
+
+/// Ends a VM whose process does not: by its power button, then for good.
+async fn end(control: Option<Control>, kill: Arc<Notify>) {
+    tokio::time::sleep(PRESS_WAIT).await;
+    if let Some(control) = control {
+        let _last_resort_follows = control.ask(Press).await;
+    }
+    tokio::time::sleep(KILL_WAIT).await;
+    kill.notify_one();
 }
 
 /// Sleeps until then; for ever when there is no such time.
@@ -355,6 +388,10 @@ async fn obey(agent: &mut Agent, process: &str, stop_signal: i32, order: Order) 
         }
         Order::Resize(size) => {
             let _best_effort = agent.ask(Command::Resize { process, size }).await;
+            None
+        }
+        Order::Resumed => {
+            let _best_effort = agent.ask(Command::SetTime(unix_ns())).await;
             None
         }
         Order::Stop(grace) => {

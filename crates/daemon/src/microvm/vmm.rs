@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -11,14 +10,15 @@ use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
 use hull_protocol::api::Microvm as Record;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{
-    BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, VsockPlan,
+    BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, Slot, VsockPlan,
 };
 use hull_protocol::units::Bytes;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::Child;
-use tokio::sync::watch;
 
 use super::control::{self, Control};
+use crate::cgroup::{Group, Limits};
 use crate::disk;
 use crate::fleet::Host;
 use crate::launch::{self, Descriptors, LaunchError};
@@ -69,14 +69,16 @@ pub(super) struct Parts<'a> {
 pub(super) struct Vmm {
     life: Life,
     files: Files,
+    /// None when it ended before it could be connected to.
+    control: Option<Control>,
 }
 
 /// How its end is seen.
 enum Life {
     /// It is this process's own.
     Child(Child),
-    /// An earlier daemon started it.
-    Adopted { control: Control, ended: watch::Receiver<Option<Option<ExitReason>>>, process: Option<OwnedFd> },
+    /// An earlier daemon started it, with this process id, if it lived to write that down.
+    Adopted(Option<(u32, Receiver)>),
 }
 
 /// Where one microVM's files are.
@@ -172,6 +174,9 @@ impl Vmm {
         };
         files.forget_sockets();
         private_directory(&files.run).map_err(made(&files.run))?;
+        // An earlier daemon may have ended between a microVM's record and its directory.
+        files.create().map_err(made(files.data()))?;
+        let group = host.groups.group(id);
         let mut descriptors = Descriptors::default();
         let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(StartError::Kvm)?;
         let kvm = descriptors.add(kvm);
@@ -207,6 +212,7 @@ impl Vmm {
             disks,
             vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
             nets,
+            cgroups: group_slots(&group, resolved, &mut descriptors),
             rng: true,
             console: ConsolePlan {
                 input: None,
@@ -217,22 +223,41 @@ impl Vmm {
             first_user: Some(FIRST_USER),
         };
         let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
-        Ok(Self { life: Life::Child(child), files })
+        let control = Control::connect(&files.control()).ok();
+        Ok(Self { life: Life::Child(child), files, control })
     }
 
     /// The VMM that an earlier daemon left running, with this process id, if it still runs.
     pub(super) fn adopt(host: &Host, id: &str, pid: Option<u32>) -> io::Result<Self> {
         let files = Files::new(host, id);
         let control = Control::connect(&files.control())?;
-        let ended = control.watch()?;
-        Ok(Self { life: Life::Adopted { control, ended, process: pid.and_then(vmm_process) }, files })
+        let group = host.groups.group(id);
+        // The number may not have been written down: its group knows it, too.
+        let pid = pid.or_else(|| group.processes().first().copied());
+        let process = pid.and_then(|pid| Some((pid, vmm_process(pid)?)));
+        Ok(Self { life: Life::Adopted(process), files, control: Some(control) })
     }
 
-    /// Its process id, while it runs as this process's child.
+    /// Its control socket.
+    pub(super) fn control(&self) -> Option<Control> {
+        self.control.clone()
+    }
+
+    /// Has it be paused or not, as its record says: the daemon that was told to change that may have died in between.
+    pub(super) async fn agree(&self, paused: bool) {
+        let command = if paused { control::PAUSE } else { control::RESUME };
+        if let (Life::Adopted(_), Some(control)) = (&self.life, &self.control)
+            && let Err(error) = control.ask(command).await
+        {
+            tracing::warn!("the VMM of {} does not obey: {error}", self.files.run.display());
+        }
+    }
+
+    /// Its process id, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         match &self.life {
             Life::Child(child) => child.id(),
-            Life::Adopted { .. } => None,
+            Life::Adopted(process) => process.as_ref().map(|(pid, _)| *pid),
         }
     }
 
@@ -249,8 +274,16 @@ impl Vmm {
                 let by_signal = || status.signal().and_then(ExitReason::from_signal);
                 status.code().map_or_else(by_signal, ExitReason::from_status)
             }
-            Life::Adopted { ended, .. } => {
-                ended.wait_for(Option::is_some).await.ok().and_then(|reason| (*reason)?)
+            Life::Adopted(process) => {
+                let reason = match &self.control {
+                    Some(control) => control.ended().await,
+                    None => None,
+                };
+                // It has ended, or hung up: its process tells.
+                if let Some((_, process)) = process {
+                    let _ended = process.readable().await;
+                }
+                reason
             }
         }
     }
@@ -258,30 +291,42 @@ impl Vmm {
     /// Ends it: asked first, so that its disks are flushed, then without asking.
     pub(super) async fn kill(&mut self) {
         const ASKED: std::time::Duration = std::time::Duration::from_secs(5);
-        let asked = match &self.life {
-            Life::Child(_) => Control::connect(&self.files.control()).and_then(|control| control.kill()),
-            Life::Adopted { control, .. } => control.kill(),
-        };
-        if asked.is_ok() && tokio::time::timeout(ASKED, self.ended()).await.is_ok() {
+        let asked = self.control.as_ref().is_some_and(|control| control.kill().is_ok());
+        if asked && tokio::time::timeout(ASKED, self.ended()).await.is_ok() {
             return;
         }
         match &mut self.life {
             Life::Child(child) => drop(child.kill().await),
-            Life::Adopted { process: Some(process), .. } => {
-                let _ended_meanwhile = pidfd_send_signal(process, Signal::KILL);
+            Life::Adopted(Some((_, process))) => {
+                let _ended_meanwhile = pidfd_send_signal(&*process, Signal::KILL);
                 self.ended().await;
             }
-            Life::Adopted { .. } => tracing::error!("the VMM of {} does not end", self.files.run.display()),
+            Life::Adopted(None) => tracing::error!("the VMM of {} does not end", self.files.run.display()),
+        }
+    }
+}
+
+/// The VMM's control group, made, as slots of its plan. A host that has none runs it without limits.
+fn group_slots(group: &Group, resolved: &Resolved, descriptors: &mut Descriptors) -> Vec<Slot> {
+    let limits = Limits { memory: resolved.memory, cpus: resolved.cpus, asked: resolved.limits };
+    match group.create(&limits).and_then(|()| group.entries()) {
+        Ok(entries) => entries.into_iter().map(|entry| descriptors.add(entry)).collect(),
+        Err(error) => {
+            tracing::warn!("a microVM runs without limits: its control group cannot be made: {error}");
+            group.remove();
+            Vec::new()
         }
     }
 }
 
 /// The process with this id, if it is a VMM: the number may be another's by now.
-fn vmm_process(pid: u32) -> Option<OwnedFd> {
+fn vmm_process(pid: u32) -> Option<Receiver> {
     let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
     // Looked at after it was opened: the name is that of the process held, or of nobody.
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    (name.trim() == "hull-vmm").then_some(process)
+    let process = (name.trim() == "hull-vmm").then_some(process)?;
+    // A process's descriptor becomes readable at its end, as a pipe's does at its writer's.
+    Receiver::from_owned_fd_unchecked(process).ok()
 }
 
 fn open_disk(host: &Host, files: &Files, size: Bytes) -> Result<File, StartError> {

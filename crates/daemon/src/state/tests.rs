@@ -5,7 +5,7 @@ use hull_protocol::api::State as Life;
 
 use super::*;
 
-fn microvm(id: &str, name: &str) -> Microvm {
+pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
     Microvm {
         id: id.into(),
         name: name.into(),
@@ -23,6 +23,9 @@ fn microvm(id: &str, name: &str) -> Microvm {
         cards: Vec::new(),
         ports: Vec::new(),
         notices: Vec::new(),
+        revision: 1,
+        restarts: 0,
+        stop_requested: false,
     }
 }
 
@@ -31,16 +34,34 @@ fn what_is_written_is_there_after_a_restart_and_names_are_unique() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     let first = State::open(&path).unwrap();
-    first.insert(&mut microvm("1", "a"), &[]).unwrap();
-    first.insert(&mut microvm("2", "b"), &[]).unwrap();
+    first.insert(&mut microvm("1", "a"), &[], None).unwrap();
+    first.insert(&mut microvm("2", "b"), &[], None).unwrap();
     assert!(
-        matches!(first.insert(&mut microvm("3", "a"), &[]), Err(StateError::NameTaken(name)) if name == "a")
+        matches!(first.insert(&mut microvm("3", "a"), &[], None), Err(StateError::NameTaken(name)) if name == "a")
     );
+    assert!(matches!(first.update(&microvm("2", "a")), Err(StateError::NameTaken(_))));
     first.update(&Microvm { state: Life::Failed, ..microvm("2", "b") }).unwrap();
     first.remove("1").unwrap();
     drop(first);
     let again = State::open(&path).unwrap().microvms().unwrap();
     assert_eq!(again, [Microvm { state: Life::Failed, ..microvm("2", "b") }]);
+}
+
+#[test]
+fn a_key_makes_one_microvm() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(&dir.path().join("state.db")).unwrap();
+    let key = Key { key: "k".into(), request: "r".into() };
+    // A name that is taken does not use the key up.
+    state.insert(&mut microvm("1", "a"), &[], None).unwrap();
+    assert!(matches!(state.insert(&mut microvm("2", "a"), &[], Some(&key)), Err(StateError::NameTaken(_))));
+    state.insert(&mut microvm("2", "b"), &[], Some(&key)).unwrap();
+    let again = state.insert(&mut microvm("3", "c"), &[], Some(&key));
+    assert!(matches!(again, Err(StateError::KeyUsed { microvm, same: true }) if microvm == "2"));
+    let other = Key { request: "s".into(), ..key };
+    let again = state.insert(&mut microvm("3", "c"), &[], Some(&other));
+    assert!(matches!(again, Err(StateError::KeyUsed { same: false, .. })));
+    assert_eq!(state.microvms().unwrap().len(), 2);
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! `/v1/stats`, the stats of one microVM, and `/metrics`.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{MatchedPath, Path, Request, State};
+use axum::http::{Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hull_protocol::api::Microvm;
+use hull_protocol::life::Stats;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::kernels::blocking;
+use super::problem::ApiError;
+use super::{Api, query, streamed};
+use crate::stats::measure;
+
+/// How often a stream measures.
+const EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Again and again, a line of JSON each time.
+    #[serde(default)]
+    stream: bool,
+}
+
+/// What one microVM uses. A stream ends when it does.
+pub(super) async fn one(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let Wanted { stream } = query(&uri)?;
+    let microvm = api.fleet.find(&id)?;
+    if stream {
+        return Ok(lines(move || {
+            let (api, record) = (api.clone(), microvm.record());
+            async move { of_records(&api, vec![record]).await.pop() }
+        }));
+    }
+    let measured = of_records(&api, vec![microvm.record()]).await.pop();
+    let measured = measured.ok_or_else(|| ApiError::conflict("it does not run: start it first".into()))?;
+    Ok(Json(measured).into_response())
+}
+
+/// What every running microVM uses.
+pub(super) async fn all(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
+    let Wanted { stream } = query(&uri)?;
+    if !stream {
+        return Ok(Json(of_records(&api, api.fleet.list()).await).into_response());
+    }
+    Ok(lines(move || {
+        let api = api.clone();
+        async move { Some(of_records(&api, api.fleet.list()).await) }
+    }))
+}
+
+async fn of_records(api: &Api, records: Vec<Microvm>) -> Vec<Stats> {
+    let host = api.fleet.host().clone();
+    let measured = blocking::<_, ApiError>(move || {
+        Ok(records.iter().filter_map(|record| measure(record, &host.groups.group(&record.id))).collect())
+    });
+    measured.await.unwrap_or_default()
+}
+
+/// A line of JSON each second, until there is nothing to measure or nobody reads.
+fn lines<T, F>(mut now: impl FnMut() -> F + Send + 'static) -> Response
+where
+    T: Serialize + Send,
+    F: Future<Output = Option<T>> + Send,
+{
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(measured) = now().await else { return };
+            let mut line = serde_json::to_vec(&measured).unwrap_or_default();
+            line.push(b'\n');
+            if sender.send(Bytes::from(line)).await.is_err() {
+                return;
+            }
+        }
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], streamed(receiver)).into_response()
+}
+
+/// Everything that is counted, as Prometheus reads it.
+pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError> {
+    let records = api.fleet.list();
+    let states: Vec<_> = records.iter().map(|record| record.state).collect();
+    let stats = of_records(&api, records).await;
+    let host = api.fleet.host();
+    let text = host.metrics.text(&states, &host.capacity.shown(), &stats);
+    let text = text.map_err(|error| ApiError::internal(&error))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Counts every request by its route.
+pub(super) async fn count(
+    State(api): State<Api>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    // Methods of a client's own invention are one kind.
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE") => known.to_owned(),
+        _ => "other".into(),
+    };
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    api.fleet.host().metrics.answered(&method, route, response.status().as_u16(), began.elapsed());
+    response
+}

@@ -1,0 +1,170 @@
+//! What an actor does when it is told to start, stop, pause or change its microVM.
+//!
+//! Part of [`super::Actor`], in its task. Invariant: a start has the host's promise of room before anything is done.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use hull_protocol::api::State;
+use hull_protocol::control::Command as Vm;
+use hull_protocol::life::MicrovmPatch;
+use tokio::time::Instant;
+
+use super::super::change::patched;
+use super::super::health;
+use super::super::restart;
+use super::super::run::{Order, chain};
+use super::super::{MicrovmError, NoRoom, Reply};
+use super::{Actor, answer};
+use crate::cgroup::Limits;
+use crate::plan::Resolved;
+
+/// Its VMM has gone, and its run is about to say so.
+const ENDING: &str = "it has just ended: start it again";
+
+/// How long after the grace of a stop its VM is ended, whatever it says.
+const LAST_WAIT: Duration = Duration::from_secs(40);
+
+impl Actor {
+    /// Starts it because somebody asks for it.
+    pub(super) fn start(&mut self, reply: Reply) {
+        let before = (self.record.restarts, self.row, self.record.stop_requested);
+        (self.record.restarts, self.row, self.record.stop_requested) = (0, 0, false);
+        if let Err(error) = self.begin() {
+            (self.record.restarts, self.row, self.record.stop_requested) = before;
+            return answer(reply, Err(error.into()));
+        }
+        if let Some(run) = &mut self.run {
+            run.starting.push(reply);
+        }
+    }
+
+    /// Starts it, if the host has room.
+    fn begin(&mut self) -> Result<(), NoRoom> {
+        crate::space::check(&self.host.paths.data)?;
+        let promise = self.host.capacity.promise(self.share())?;
+        self.next_start = None;
+        self.record.state = State::Starting;
+        self.record.exit = None;
+        self.record.finished_at = None;
+        self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
+        self.remember();
+        self.run(None, promise);
+        Ok(())
+    }
+
+    /// Starts it because its policy says so; tries again later when the host has no room.
+    pub(super) fn start_again(&mut self) {
+        self.record.restarts = self.record.restarts.saturating_add(1);
+        self.host.metrics.restarted();
+        if let Err(error) = self.begin() {
+            tracing::warn!("microVM {} is not restarted now: {}", self.record.id, chain(&error));
+            self.row = self.row.saturating_add(1);
+            self.next_start = Some(Instant::now() + restart::wait(self.row));
+            self.remember();
+        }
+    }
+
+    /// Has it stop: by its agent, which is asked; the run takes care of the rest.
+    pub(super) async fn stop(&mut self, grace: Duration) {
+        let known = std::mem::replace(&mut self.record.stop_requested, true);
+        self.next_start = None;
+        match self.record.state {
+            State::Stopped | State::Failed if known => return,
+            State::Stopped | State::Failed => return self.remember(),
+            // There may be no process yet that could be asked.
+            State::Starting => self.kill(),
+            // One that stands still cannot be asked.
+            State::Paused => {
+                let stands = self.unpause().await.is_err();
+                if stands {
+                    self.kill();
+                }
+            }
+            _ => {}
+        }
+        self.order(Order::Stop(grace));
+        if let Some(run) = &self.run {
+            // One that an earlier daemon started may not listen to orders yet.
+            let kill = run.kill.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(grace.saturating_add(LAST_WAIT)).await;
+                kill.notify_one();
+            });
+        }
+        self.record.state = if self.run.is_some() { State::Stopping } else { State::Stopped };
+        self.remember();
+        self.tell("stop", &[]);
+    }
+
+    pub(super) async fn restart(&mut self, grace: Duration, reply: Reply) {
+        if self.run.is_none() {
+            return self.start(reply);
+        }
+        self.stop(grace).await;
+        self.again.push(reply);
+    }
+
+    /// Has its VMM obey.
+    async fn tell_vmm(&self, command: Vm) -> Result<(), MicrovmError> {
+        let control = self.run.as_ref().and_then(|run| run.control.as_ref());
+        let control = control.ok_or(MicrovmError::Refused(ENDING))?;
+        match control.ask(command).await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Err(MicrovmError::Refused(ENDING))
+            }
+            Err(error) => Err(MicrovmError::Vmm(error)),
+        }
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), MicrovmError> {
+        self.tell_vmm(Vm::Pause).await?;
+        if let Some(run) = &self.run {
+            run.paused.send_replace(true);
+        }
+        self.record.state = State::Paused;
+        self.remember();
+        self.tell("pause", &[]);
+        Ok(())
+    }
+
+    pub(super) async fn unpause(&mut self) -> Result<(), MicrovmError> {
+        self.tell_vmm(Vm::Resume).await?;
+        if let Some(run) = &self.run {
+            run.paused.send_replace(false);
+        }
+        self.order(Order::Resumed);
+        self.record.state = State::Running;
+        self.remember();
+        self.tell("unpause", &[]);
+        Ok(())
+    }
+
+    pub(super) fn update(&mut self, patch: &MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
+        if revision.is_some_and(|revision| revision != self.record.revision) {
+            return Err(MicrovmError::Changed(self.record.revision));
+        }
+        if let Some(name) = &patch.name {
+            crate::fleet::check_name(name)?;
+        }
+        let mut new = patched(&self.record, patch);
+        new.revision = new.revision.saturating_add(1);
+        // The database decides who has a name.
+        self.host.state.update(&new)?;
+        let renamed = new.name != self.record.name;
+        let old = std::mem::replace(&mut self.record, new);
+        let _nobody_looks = self.shown.send(self.record.clone());
+        if renamed {
+            self.tell("rename", &[("old_name", old.name)]);
+        }
+        self.tell("update", &[]);
+        self.resolved.limits = self.record.spec.limits;
+        if self.run.is_some() && old.spec.limits != self.record.spec.limits {
+            let Resolved { memory, cpus, limits, .. } = self.resolved;
+            let limits = Limits { memory, cpus, asked: limits };
+            self.host.groups.group(&self.record.id).limit(&limits).map_err(MicrovmError::Limit)?;
+        }
+        Ok(())
+    }
+}

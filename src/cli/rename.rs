@@ -1,0 +1,28 @@
+//! `hull rename`: gives a microVM another name.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use hull_protocol::api::Microvm;
+use hull_protocol::life::MicrovmPatch;
+
+use crate::client::{Client, microvm_path};
+
+/// Give a microVM another name
+#[derive(Debug, Args)]
+pub(super) struct Rename {
+    /// Id, name or beginning of an id
+    microvm: String,
+    /// The new name
+    name: String,
+}
+
+impl Rename {
+    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+        let client = Client::connect(host).await?;
+        let patch = MicrovmPatch { name: Some(self.name), ..MicrovmPatch::default() };
+        let _renamed: Microvm = client.patch(&microvm_path(&self.microvm, ""), &patch).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
