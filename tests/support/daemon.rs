@@ -1,0 +1,232 @@
+//! A daemon of the test's own that starts stand-ins instead of VMMs, and its API without the client.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// No request of these tests takes longer.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// A daemon with a kernel and an image.
+pub struct Daemon {
+    pub dir: tempfile::TempDir,
+    flags: Vec<String>,
+    child: Option<Child>,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+}
+
+impl Daemon {
+    /// Starts one with these flags of `hull serve`.
+    pub fn start(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let libexec = dir.path().join("libexec");
+        fs::create_dir(&libexec).unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_hull")).parent().unwrap();
+        fs::copy(built.join("examples/stand-in"), libexec.join("hull-vmm")).unwrap();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut daemon = Self { dir, flags, child: None };
+        daemon.spawn();
+        daemon.furnish();
+        daemon
+    }
+
+    /// Starts the daemon; returns when it answers.
+    pub fn spawn(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = self.hull(&["serve"]);
+        command.args(&self.flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        let since = Instant::now();
+        while self.try_ask("GET", "/v1/system", None).is_err() {
+            assert!(since.elapsed() < ANSWER_WAIT, "the daemon does not answer: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Ends it as a crash would, under the eyes of those who use it.
+    pub fn kill_now(&self) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
+    /// Tells it to end, and waits until it has.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// `hull ARGS` with this daemon's directories.
+    pub fn hull(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hull"));
+        command
+            .args(args)
+            .env("HULL_DATA_DIR", self.data())
+            .env("HULL_RUN_DIR", self.dir.path().join("run"))
+            .env("HULL_LIBEXEC", self.dir.path().join("libexec"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `hull ARGS`, which must succeed; what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.hull(args).output().unwrap();
+        let said = String::from_utf8_lossy(&stderr);
+        assert!(status.success(), "hull {args:?}: {said}\n{}", self.log());
+        String::from_utf8(stdout).unwrap()
+    }
+
+    fn furnish(&self) {
+        let fixtures = std::env::var_os("HULL_FIXTURES").expect("system tests are run by `cargo xtask test`");
+        let deb = Path::new(&fixtures).join("linux-image-cloud-amd64/package.deb");
+        self.ok(&["kernel", "import", "--deb", deb.to_str().unwrap()]);
+        let tree = self.dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), "content").unwrap();
+        self.ok(&["import", tree.to_str().unwrap(), "tree"]);
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// What the daemon has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// One request, with more headers.
+    pub fn request(&self, line: &str, headers: &[(&str, &str)], body: Option<&Value>) -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(self.dir.path().join("run/hull.sock"))?;
+        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let mut head = format!(
+            "{line} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        let answer = String::from_utf8_lossy(&bytes);
+        let (head, text) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect();
+        Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, headers, text: text.to_owned() })
+    }
+
+    /// One request; its status and its JSON.
+    pub fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, Value)> {
+        let answer = self.request(&format!("{method} {path}"), &[], body)?;
+        Ok((answer.status, answer.json()))
+    }
+
+    /// The same, of a daemon that must answer.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        self.try_ask(method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    /// Makes a microVM whose process does this, and returns its id.
+    pub fn create(&self, name: &str, command: &[&str], more: Value) -> String {
+        let (status, made) = self.ask("POST", "/v1/microvms", Some(&spec(name, command, more)));
+        assert_eq!(status, 201, "{made}");
+        made["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes and starts one.
+    pub fn run(&self, name: &str, command: &[&str], more: Value) -> String {
+        let id = self.create(name, command, more);
+        let (status, started) = self.ask("POST", &format!("/v1/microvms/{id}/start"), None);
+        assert_eq!(status, 200, "{started}");
+        id
+    }
+
+    /// Its record.
+    pub fn record(&self, name: &str) -> Value {
+        let (status, record) = self.ask("GET", &format!("/v1/microvms/{name}"), None);
+        assert_eq!(status, 200, "{record}");
+        record
+    }
+
+    /// Waits until its record is as it should be.
+    pub fn until(&self, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let since = Instant::now();
+        loop {
+            let record = self.record(name);
+            if is(&record) {
+                return record;
+            }
+            assert!(since.elapsed() < ANSWER_WAIT, "it stays so: {record}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The process ids of this daemon's stand-ins.
+    pub fn stand_ins(&self) -> BTreeSet<u64> {
+        let program = self.dir.path().join("libexec/hull-vmm");
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
+            .collect()
+    }
+}
+
+/// What to post for a microVM whose process does this.
+pub fn spec(name: &str, command: &[&str], more: Value) -> Value {
+    let container = json!({"image": "tree", "command": command, "disk_size": 16 << 20});
+    let mut spec = json!({"name": name, "memory": 96 << 20, "container": container});
+    if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
+        spec.extend(more);
+    }
+    spec
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+        for pid in self.stand_ins() {
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
