@@ -81,13 +81,15 @@ pub(super) fn resolver(askers: &Askers, host: Weak<Host>) -> Resolver {
     let watcher = move |answer: Answer| {
         let bound = look_up(&watching, answer.client).is_some_and(|asker| asker.is_bound_by_names());
         let host = host.upgrade().filter(|_| bound);
-        let watched: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            let Some(host) = host else { return };
+        let watched: std::pin::Pin<Box<dyn Future<Output = bool> + Send>> = Box::pin(async move {
+            let Some(host) = host else { return true };
             let seconds = u32::try_from(answer.lifetime.as_secs()).unwrap_or(u32::MAX);
             let Answer { client, name, addresses, .. } = &answer;
-            if let Err(error) = host.networks.allow(&host.state, *client, name, addresses, seconds).await {
-                tracing::warn!("the addresses of {name} are not let through: {}", chain(&error));
+            let allowed = host.networks.allow(&host.state, *client, name, addresses, seconds).await;
+            if let Err(error) = &allowed {
+                tracing::warn!("the addresses of {name} are not let through: {}", chain(error));
             }
+            allowed.is_ok()
         });
         watched
     };
