@@ -125,7 +125,7 @@ fn obey(machine: &Machine, listener: &OwnedFd, plan: &BootPlan) {
                 _ => {}
             });
             let status = VmmStatus { paused: machine.lock().paused, cpus: plan.cpus, memory: plan.memory };
-            let reply = control::Message::Reply(Reply { seq: request.seq, result: Ok(status) });
+            let reply = control::Message::Reply(Reply { seq: request.seq, result: Ok(status), net: None });
             let _gone = send(&peer, &serde_json::to_vec(&reply).unwrap(), SendFlags::NOSIGNAL);
             if request.command == control::Command::Kill {
                 machine.end(ExitReason::Killed);
@@ -156,7 +156,13 @@ fn serve(machine: &Machine, mut connection: UnixStream) -> Option<()> {
     let processes = machine.change(|state| {
         state.host = connection.try_clone().ok();
         let known = state.process.iter();
-        known.map(|process| ProcessState { id: process.spec.id.clone(), exit: process.exit }).collect()
+        known
+            .map(|process| ProcessState {
+                id: process.spec.id.clone(),
+                terminal: process.spec.terminal.is_some(),
+                exit: process.exit,
+            })
+            .collect()
     });
     let ready = Ready { version: agent::VERSION, kernel: "stand-in".into(), processes };
     write(&mut connection, &Message::Ready(ready))?;

@@ -60,7 +60,7 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
         (Ask::Resize, Starting | Running | Stopping) => Verdict::Go,
         (Ask::Resize, _) => Verdict::Refuse("it does not run"),
         (Ask::Exec, Running | Stopping) => Verdict::Go,
-        (Ask::Exec, Paused) => Verdict::Refuse("it is paused: resume it"),
+        (Ask::Exec, Paused) => Verdict::Refuse("it is paused: unpause it"),
         (Ask::Exec, _) => Verdict::Refuse("it does not run: start it first"),
         (Ask::Pause, Running) => Verdict::Go,
         (Ask::Pause, Paused) => Verdict::Done,

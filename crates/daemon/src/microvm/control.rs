@@ -186,8 +186,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control");
         peer(listen(&socket).unwrap(), |seq| {
-            let stale = Message::Reply(Reply { seq: seq.wrapping_add(7), result: Err("stale".into()) });
-            let answer = Message::Reply(Reply { seq, result: Ok(STATUS) });
+            let stale =
+                Message::Reply(Reply { seq: seq.wrapping_add(7), result: Err("stale".into()), net: None });
+            let answer = Message::Reply(Reply { seq, result: Ok(STATUS), net: None });
             vec![b"garbage".to_vec(), vec![0xff; PACKET_MAX], bytes(&stale), bytes(&answer)]
         });
         let control = Control::connect(&socket).unwrap();
