@@ -123,6 +123,7 @@ impl Client {
     /// Hears the client until it leaves; whether it did so on purpose.
     async fn hear(&self, input: mpsc::Sender<Input>, mut source: impl AsyncRead + Unpin) -> io::Result<bool> {
         let (id, stdin) = (&self.record.id, self.record.spec.as_ref().is_some_and(|spec| spec.stdin));
+        let mut detached = false;
         while let Some((kind, payload)) = read_frame(&mut source).await? {
             match (kind, payload.as_slice()) {
                 // A process that has closed its input reads no more: what is sent is dropped.
@@ -134,11 +135,12 @@ impl Client {
                 (Kind::Signal, &[number]) => {
                     let _too_late = self.execs.signal(id, i32::from(number)).await;
                 }
-                (Kind::Detach, []) => return Ok(true),
+                // It goes by itself: were the connection closed first, it would look like an end.
+                (Kind::Detach, []) => detached = true,
                 _ => return Err(out_of_place(kind, payload.len())),
             }
         }
-        Ok(false)
+        Ok(detached)
     }
 
     /// As when a terminal is closed: what runs in it is hung up. One without a terminal sees its input end.

@@ -1,11 +1,13 @@
 //! `/v1/microvms/{id}/files` and `/processes`: what is in a running container.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use hull_protocol::exec::ContainerProcess;
 use hull_protocol::transfer::{Answer, FileStat, Query};
 use serde::Deserialize;
@@ -14,6 +16,9 @@ use super::problem::ApiError;
 use super::{Api, query};
 use crate::microvm::chain;
 use crate::microvm::transfer::TransferError;
+
+/// How long the rest of an archive that could not be written is read, to be dropped.
+const DROP_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,10 +79,18 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let Put { path, keep_owner } = query(&uri)?;
-    let transfer = api.fleet.find(&id)?.ask_for(&Query::Unpack { path, keep_owner }).await?;
-    let archive = body.into_data_stream().map_err(|error| error.to_string());
-    transfer.send(Box::pin(archive)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let mut archive = Box::pin(body.into_data_stream().map_err(|error| error.to_string()));
+    let written = async {
+        let transfer = api.fleet.find(&id)?.ask_for(&Query::Unpack { path, keep_owner }).await?;
+        Ok(transfer.send(&mut archive).await?)
+    };
+    let written: Result<(), ApiError> = written.await;
+    if written.is_err() {
+        // A client that still sends hears the answer only after that.
+        let rest = async { while let Some(Ok(_)) = archive.next().await {} };
+        let _heard_or_not = tokio::time::timeout(DROP_WAIT, rest).await;
+    }
+    written.map(|()| StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn processes(

@@ -122,7 +122,8 @@ async fn hear(microvm: &Microvm, stdin: bool, mut source: impl AsyncRead + Unpin
             (Kind::Signal, &[number]) => {
                 let _too_late = microvm.signal(i32::from(number)).await;
             }
-            (Kind::Detach, []) => return Ok(()),
+            // It goes by itself: were the connection closed first, it would look like an end.
+            (Kind::Detach, []) => {}
             _ => return Err(out_of_place(kind, payload.len())),
         }
     }
