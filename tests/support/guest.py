@@ -83,7 +83,7 @@ def serve(connection):
         streams.append(connection)
         return
     process = [{"id": name, "exit": None} for name in running]
-    send(connection, {"ready": {"version": 1, "kernel": "stand-in", "processes": process}})
+    send(connection, {"ready": {"version": 2, "kernel": "stand-in", "processes": process}})
     while True:
         try:
             request = json.loads(read_exactly(connection, struct.unpack("<I", read_exactly(connection, 4))[0]))
