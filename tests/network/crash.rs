@@ -72,13 +72,11 @@ impl Random {
     }
 }
 
-/// One request that may be cut off; whether it was done, as far as anybody heard.
-fn request(world: &World, method: &str, path: &str, body: &str) -> bool {
+/// One request that may be cut off; the answer's status, where one was heard.
+fn request(world: &World, method: &str, path: &str, body: &str) -> Option<u16> {
     use std::io::{Read, Write};
-    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(world.hull.dir.path().join("run/hull.sock"))
-    else {
-        return false;
-    };
+    let socket = world.hull.dir.path().join("run/hull.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -86,7 +84,50 @@ fn request(world: &World, method: &str, path: &str, body: &str) -> bool {
     let mut answer = String::new();
     let _cut_off =
         stream.write_all(text.as_bytes()).and_then(|()| stream.read_to_string(&mut answer).map(drop));
-    answer.starts_with("HTTP/1.1 20")
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// What is done to a daemon that may be killed at any moment, until it is done.
+struct Siege<'a> {
+    world: &'a World,
+    random: Random,
+    kills: u32,
+    next: Instant,
+    until: Instant,
+}
+
+impl Siege<'_> {
+    /// Kills the daemon a moment from now, in the middle of a request; some hundred milliseconds later again.
+    fn may_kill(&mut self) {
+        if self.kills == 25 || Instant::now() < self.next {
+            return;
+        }
+        let pid = self.world.hull.daemon_pid();
+        let delay = Duration::from_millis(self.random.below(30));
+        std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            let _it_may_have_gone = Command::new("kill").args(["-9", &pid]).status();
+        });
+        self.kills += 1;
+        self.next = Instant::now() + Duration::from_millis(200 + self.random.below(600));
+    }
+
+    fn persist(&mut self, method: &str, path: &str, body: &str) {
+        self.may_kill();
+        let world = self.world;
+        while !request(world, method, path, body).is_some_and(|status| status / 100 == 2) {
+            assert!(Instant::now() < self.until, "{method} {path} was not done: {}", world.hull.daemon_log());
+            // It may have been done by a daemon that did not live to say so.
+            let shown = match serde_json::from_str::<serde_json::Value>(body) {
+                Ok(spec) => format!("{path}/{}", spec["name"].as_str().unwrap()),
+                Err(_) => path.to_owned(),
+            };
+            world.ok(&["ps", "-q"]);
+            if request(world, "GET", &shown, "") == Some(if method == "POST" { 200 } else { 404 }) {
+                break;
+            }
+        }
+    }
 }
 
 #[test]
@@ -95,82 +136,39 @@ fn two_hundred_networks_and_two_thousand_leases_survive_a_daemon_that_is_killed_
     let seed =
         seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos().into());
     println!("HULL_SEED={seed}");
-    let (world, mut random) = (World::new(), Random(seed));
+    let world = World::new();
     world.nft(&[FOREIGN]);
     let foreign = world.nft(&["-s", "list", "table", "inet", "other"]);
     world.ok(&["ps"]);
-    let until = Instant::now() + Duration::from_secs(240);
-    // A killer beside what is done: every few hundred milliseconds at first, so that some kills hit each kind of step.
-    let (mut kills, mut next) = (0, Instant::now() + Duration::from_millis(200 + random.below(600)));
-    let mut may_die = |world: &World, random: &mut Random| {
-        if kills < 25 && Instant::now() > next {
-            let pid = world.hull.daemon_pid();
-            let delay = Duration::from_millis(random.below(30));
-            // Killed a moment from now, in the middle of a request.
-            std::thread::spawn(move || {
-                std::thread::sleep(delay);
-                let _it_may_have_gone = Command::new("kill").args(["-9", &pid]).status();
-            });
-            kills += 1;
-            next = Instant::now() + Duration::from_millis(200 + random.below(600));
-        }
-    };
-    let mut persist = |world: &World, random: &mut Random, method: &str, path: &str, body: &str| {
-        may_die(world, random);
-        while !request(world, method, path, body) {
-            assert!(
-                Instant::now() < until,
-                "{method} {path} was not done in time: {}",
-                world.hull.daemon_log()
-            );
-            // It may have been done by a daemon that did not live to say so.
-            let shown = match method {
-                "POST" => {
-                    let spec: serde_json::Value = serde_json::from_str(body).unwrap();
-                    format!("{path}/{}", spec["name"].as_str().unwrap())
-                }
-                _ => path.to_owned(),
-            };
-            world.ok(&["ps", "-q"]);
-            if request(world, "GET", &shown, "") == (method == "POST") {
-                break;
-            }
-        }
-    };
+    let (next, until) = (Instant::now(), Instant::now() + Duration::from_secs(400));
+    let mut siege = Siege { world: &world, random: Random(seed), kills: 0, next, until };
     for number in 0..200 {
-        persist(&world, &mut random, "POST", "/v1/networks", &format!(r#"{{"name": "n{number}"}}"#));
+        siege.persist("POST", "/v1/networks", &format!(r#"{{"name": "n{number}"}}"#));
     }
     for number in 0..2000 {
-        let network = number % 200;
-        let body = format!(
-            r#"{{"name": "m{number}", "networking": {{"networks": [{{"network": "n{network}"}}]}}, "container": {{"image": "image", "command": ["x"]}}}}"#
-        );
-        persist(&world, &mut random, "POST", "/v1/microvms", &body);
+        let network = format!(r#"{{"networks": [{{"network": "n{}"}}]}}"#, number % 200);
+        let container = r#"{"image": "image", "command": ["x"]}"#;
+        let body = format!(r#"{{"name": "m{number}", "networking": {network}, "container": {container}}}"#);
+        siege.persist("POST", "/v1/microvms", &body);
     }
     let shown: serde_json::Value =
         serde_json::from_str(&world.ok(&["ps", "-a", "--format", "json"])).unwrap();
-    let leases: Vec<(String, String)> = shown
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|microvm| (microvm["cards"][0]["network"].to_string(), microvm["cards"][0]["ip"].to_string()))
-        .collect();
-    assert_eq!(
-        (leases.len(), leases.iter().collect::<HashSet<_>>().len()),
-        (2000, 2000),
-        "an address was given twice"
-    );
+    let card = |microvm: &serde_json::Value, field: &str| microvm["cards"][0][field].to_string();
+    let leases = shown.as_array().unwrap().iter().map(|one| (card(one, "network"), card(one, "ip")));
+    let leases: Vec<(String, String)> = leases.collect();
+    assert_eq!(leases.len(), 2000);
+    assert_eq!(leases.iter().collect::<HashSet<_>>().len(), 2000, "an address was given twice");
     let bridges = world.ip(&["-br", "link", "show", "type", "bridge"]);
     assert_eq!(bridges.lines().filter(|line| line.starts_with("hull-")).count(), 200);
     for number in 0..2000 {
-        persist(&world, &mut random, "DELETE", &format!("/v1/microvms/m{number}"), "");
+        siege.persist("DELETE", &format!("/v1/microvms/m{number}"), "");
     }
     for number in 0..200 {
-        persist(&world, &mut random, "DELETE", &format!("/v1/networks/n{number}"), "");
+        siege.persist("DELETE", &format!("/v1/networks/n{number}"), "");
     }
     world.ok(&["ps"]);
     assert_eq!(world.ok(&["network", "ls", "-q"]), "");
-    println!("{kills} daemons were killed");
+    println!("{} daemons were killed", siege.kills);
     world.assert_nothing_left();
     assert_eq!(world.nft(&["-s", "list", "table", "inet", "other"]), foreign, "others' rules were touched");
 }

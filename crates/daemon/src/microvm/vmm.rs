@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
 use hull_protocol::api::Microvm as Record;
 use hull_protocol::exit::ExitReason;
+use hull_protocol::network::NetPlan;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, Slot, VsockPlan,
 };
@@ -63,6 +64,16 @@ pub(super) struct Parts<'a> {
     pub(super) record: &'a Record,
     pub(super) resolved: &'a Resolved,
     pub(super) attached: Attached,
+}
+
+impl Parts<'_> {
+    /// Its cards, whose taps it is handed.
+    fn nets(self, descriptors: &mut Descriptors) -> Vec<NetPlan> {
+        let taps = self.attached.taps.into_iter().map(|tap| descriptors.add(tap));
+        let cards = taps.zip(&self.record.cards).zip(&self.attached.networks);
+        let networking = &self.record.spec.networking;
+        cards.map(|((tap, card), network)| guest::plan(card, network, tap, networking)).collect()
+    }
 }
 
 /// A running VMM.
@@ -194,10 +205,7 @@ impl Vmm {
             DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into() },
             DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into() },
         ];
-        let taps = parts.attached.taps.into_iter().map(|tap| descriptors.add(tap));
-        let cards = taps.zip(&parts.record.cards).zip(&parts.attached.networks);
-        let networking = &parts.record.spec.networking;
-        let nets = cards.map(|((tap, card), network)| guest::plan(card, network, tap, networking)).collect();
+        let nets = parts.nets(&mut descriptors);
         let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
         let control = control::listen(&files.control()).map_err(made(&files.control()))?;
         let console = File::create(files.console()).map_err(made(&files.console()))?;
