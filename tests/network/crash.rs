@@ -115,7 +115,7 @@ impl Siege<'_> {
     fn persist(&mut self, method: &str, path: &str, body: &str) {
         self.may_kill();
         let world = self.world;
-        while !request(world, method, path, body).is_some_and(|status| status / 100 == 2) {
+        while request(world, method, path, body).is_none_or(|status| status / 100 != 2) {
             assert!(Instant::now() < self.until, "{method} {path} was not done: {}", world.hull.daemon_log());
             // It may have been done by a daemon that did not live to say so.
             let shown = match serde_json::from_str::<serde_json::Value>(body) {

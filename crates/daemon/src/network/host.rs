@@ -7,9 +7,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use hull_protocol::api::{Card, Microvm, Network};
@@ -17,20 +14,17 @@ use hull_protocol::network::{EgressPolicy, PublishedPort};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::elements::{self, Element};
-use super::links::{Links, PREFIX, TAP_PREFIX};
+use super::links::{Links, PREFIX};
 use super::names::{self, Asker, Askers};
 use super::nft::Nft;
 use super::publish::{self, Held};
+use super::realm::Realm;
 use super::{NetworkError, forwarding, ruleset};
 use crate::fleet::Host;
 use crate::microvm::chain;
 use crate::resolver::{Container, Resolver};
 use crate::state::State;
 
-/// Who has this name has this host's networks: it is one for each network namespace, and goes with its process.
-const LOCK: &[u8] = b"hull-networks";
-/// The right to administer networks, `CAP_NET_ADMIN`.
-const CAPABILITY: u32 = 12;
 /// How long an address that a name stands for is kept at least and at most, in seconds.
 const NAME_LASTS: (u32, u32) = (60, 86_400);
 
@@ -52,13 +46,6 @@ pub struct Inner {
     served: std::collections::BTreeSet<String>,
     /// Something failed half-way: all is made anew before the next change.
     stale: bool,
-}
-
-/// What it takes to change the host.
-struct Realm {
-    links: Links,
-    nft: Nft,
-    _lock: UnixListener,
 }
 
 /// A microVM that runs.
@@ -380,27 +367,3 @@ impl Inner {
         self.realm.as_ref().map(|realm| (&realm.links, &realm.nft))
     }
 }
-
-impl Realm {
-    fn open() -> Result<Self, NetworkError> {
-        if !may_administer() {
-            return Err(NetworkError::Privilege);
-        }
-        let nft = Nft::find()?;
-        if !Path::new("/dev/net/tun").exists() {
-            return Err(NetworkError::Tun);
-        }
-        let name = SocketAddr::from_abstract_name(LOCK).map_err(NetworkError::Netlink)?;
-        let lock = UnixListener::bind_addr(&name).map_err(|_| NetworkError::Held)?;
-        Ok(Self { links: Links::connect()?, nft, _lock: lock })
-    }
-}
-
-fn may_administer() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    effective & (1 << CAPABILITY) != 0
-}
-
-const _: () = assert!(TAP_PREFIX.len() > PREFIX.len());

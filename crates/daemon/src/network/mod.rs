@@ -25,6 +25,7 @@ mod names;
 pub mod nft;
 pub mod proxy;
 pub mod publish;
+mod realm;
 pub mod ruleset;
 pub mod subnet;
 pub mod wishes;
