@@ -110,9 +110,10 @@ fn restart_policies_do_what_they_say() {
 #[test]
 fn a_stop_ends_whatever_does_not_listen() {
     let daemon = daemon();
-    for (name, status) in [("stay", 143), ("stubborn", 137)] {
+    for (name, grace, status) in [("stay", 60, 143), ("stubborn", 0, 137)] {
         let id = daemon.run(name, &[name], json!({}));
-        let stopped = tell(daemon, 200, &format!("POST {}", path(&id, "/stop?grace=0")), None);
+        let stopped =
+            tell(daemon, 200, &format!("POST {}", path(&id, &format!("/stop?grace={grace}"))), None);
         assert_eq!((state(&stopped), &stopped["exit"]["status"]), ("stopped", &json!(status)));
         daemon.ok(&["rm", name]);
     }

@@ -39,7 +39,6 @@ fn flags_nobody_knows_are_refused() {
         "hull exec web",
         "hull exec --detach-keys ctrl-1 web sh",
         "hull run --health-interval soon busybox",
-        "hull serve --listen-stdin",
         "hull run --restart sometimes busybox",
         "hull events --since 1 --after 2",
     ] {
