@@ -114,7 +114,7 @@ impl Actor {
             let promise = self.host.capacity.count(self.share());
             self.run(adopted, promise);
             if self.record.state == State::Stopping {
-                self.order(Order::Stop(STOP_AGAIN));
+                self.order_stop(STOP_AGAIN);
             }
             return;
         }

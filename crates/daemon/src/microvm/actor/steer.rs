@@ -83,6 +83,14 @@ impl Actor {
             }
             _ => {}
         }
+        self.order_stop(grace);
+        self.record.state = if self.run.is_some() { State::Stopping } else { State::Stopped };
+        self.remember();
+        self.tell("stop", &[]);
+    }
+
+    /// Has its run stop it, and kill it when it has not ended by then.
+    pub(super) fn order_stop(&self, grace: Duration) {
         self.order(Order::Stop(grace));
         if let Some(run) = &self.run {
             // One that an earlier daemon started may not listen to orders yet.
@@ -92,9 +100,6 @@ impl Actor {
                 kill.notify_one();
             });
         }
-        self.record.state = if self.run.is_some() { State::Stopping } else { State::Stopped };
-        self.remember();
-        self.tell("stop", &[]);
     }
 
     pub(super) async fn restart(&mut self, grace: Duration, reply: Reply) {
