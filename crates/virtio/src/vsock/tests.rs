@@ -77,7 +77,7 @@ impl Wire {
 
     fn connect(&self, port: u32) -> UnixStream {
         let mut stream = UnixStream::connect(&self.path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
         stream
     }
