@@ -31,7 +31,7 @@ pub use layer::LayerError;
 pub use limits::Limits;
 pub use manifest::ManifestError;
 pub use pack::{PackError, pack_directory};
-pub use pull::PullError;
+pub use pull::{PullError, RequestError};
 pub use record::{ImageConfig, ImageRecord};
 pub use reference::ReferenceError;
 pub use store::{Freed, InstallError, Removed, Store, StoreError};

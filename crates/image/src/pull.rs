@@ -4,27 +4,30 @@
 //! arrives and kept only if digest and size are those of the manifest; a registry that stalls, trickles or never ends
 //! is given up.
 
+mod http;
+mod registry;
+mod token;
+
 use std::collections::HashSet;
-use std::sync::Once;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::{StreamExt, TryStreamExt};
 use hull_protocol::api::{Progress, PullRequest};
-use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_spec::distribution::Reference;
+use reqwest::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::blob::{BlobError, BlobWriter, write_chunks};
 use crate::digest::Digest;
-use crate::manifest::{ACCEPTED, Descriptor, Document, Manifest, ManifestError, Platform, choose};
+use crate::manifest::{Descriptor, Document, Manifest, ManifestError, Platform, choose};
 use crate::record::ImageRecord;
 use crate::reference::{self, ReferenceError};
 use crate::store::{InstallError, Store};
+
+pub use http::RequestError;
+use registry::Registry;
 
 /// Layers that arrive at a time.
 const CONCURRENCY: usize = 3;
@@ -47,29 +50,26 @@ pub enum PullError {
     /// The registry refuses.
     #[error("the registry does not let {0} be pulled: check the credentials")]
     Unauthorized(String),
+    /// The registry's name cannot be spoken to.
+    #[error("the registry of {0} is no host name or address with a port: check the name")]
+    Address(String),
     /// The certificates given are none.
     #[error("the certificates to trust are not in PEM: give a file with BEGIN CERTIFICATE lines")]
     Certificates,
-    /// The credentials are of a kind that is not supported.
-    #[error("identity tokens are not supported yet: log in with a user and password or access token")]
+    /// No request can be made at all.
+    #[error("cannot begin with HTTPS: check the system's certificates and those that are to be trusted")]
+    Client(#[source] reqwest::Error),
+    /// The credentials are of a kind that the registry does not take.
+    #[error("the registry takes no identity tokens: log in with a user and password or access token")]
     IdentityToken,
-    /// The registry failed.
+    /// The registry failed, or the connection to it.
     #[error("the registry failed at {what}: check the name, the network and the certificate, then try again")]
     Registry {
         /// What was asked of it.
         what: String,
         /// How.
         #[source]
-        source: Box<OciDistributionError>,
-    },
-    /// The connection broke.
-    #[error("the connection broke at {what}: try again")]
-    Connection {
-        /// What was being transferred.
-        what: String,
-        /// How.
-        #[source]
-        source: std::io::Error,
+        source: RequestError,
     },
     /// The registry is too slow.
     #[error(
@@ -105,7 +105,7 @@ impl Store {
         let arrival = self.begin_arrival();
         let pull = Pull {
             store: self,
-            registry: Registry::new(request, reference.clone(), self)?,
+            registry: Registry::new(request, reference.clone(), self.limits())?,
             progress: &progress,
         };
         progress(Progress::Step(format!("looking up {}", reference.whole())));
@@ -128,86 +128,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Ending)
 }
 
-/// A registry, asked with one set of credentials.
-struct Registry {
-    client: Client,
-    auth: RegistryAuth,
-    reference: Reference,
-    patience: Duration,
-}
-
-impl Registry {
-    fn new(request: &PullRequest, reference: Reference, store: &Store) -> Result<Self, PullError> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            if rustls::crypto::ring::default_provider().install_default().is_err() {
-                tracing::debug!("a TLS provider is installed already");
-            }
-        });
-        let patience = Duration::from_secs(store.limits().stall_seconds.max(1));
-        let protocol = if request.plain_http {
-            ClientProtocol::HttpsExcept(vec![reference.resolve_registry().to_owned()])
-        } else {
-            ClientProtocol::Https
-        };
-        let config = ClientConfig {
-            protocol,
-            extra_root_certificates: certificates(request.ca_pem.as_deref())?,
-            read_timeout: Some(patience),
-            connect_timeout: Some(patience.min(Duration::from_secs(20))),
-            user_agent: concat!("hull/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let auth = match &request.credentials {
-            None => RegistryAuth::Anonymous,
-            Some(credentials) if credentials.username == "<token>" => return Err(PullError::IdentityToken),
-            Some(credentials) => {
-                RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone())
-            }
-        };
-        let client = Client::try_from(config).map_err(|source| failed("its certificates", source))?;
-        Ok(Self { client, auth, reference, patience })
-    }
-
-    fn error(&self, what: &str, error: OciDistributionError) -> PullError {
-        let name = self.reference.whole();
-        match &error {
-            OciDistributionError::ImageManifestNotFoundError(_) => PullError::NotFound(name),
-            OciDistributionError::UnauthorizedError { .. }
-            | OciDistributionError::AuthenticationFailure(_) => PullError::Unauthorized(name),
-            OciDistributionError::RegistryError { envelope, .. } => {
-                match envelope.errors.first().map(|error| &error.code) {
-                    Some(
-                        OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound,
-                    ) => PullError::NotFound(name),
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => PullError::Unauthorized(name),
-                    _ => failed(what, error),
-                }
-            }
-            _ => failed(what, error),
-        }
-    }
-}
-
-fn failed(what: &str, source: OciDistributionError) -> PullError {
-    PullError::Registry { what: what.to_owned(), source: Box::new(source) }
-}
-
-/// The certificates of a PEM file, one by one.
-fn certificates(pem: Option<&str>) -> Result<Vec<Certificate>, PullError> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    let Some(pem) = pem else { return Ok(Vec::new()) };
-    let all: Vec<Certificate> = pem
-        .split(BEGIN)
-        .skip(1)
-        .map(|body| Certificate {
-            encoding: CertificateEncoding::Pem,
-            data: format!("{BEGIN}{body}").into_bytes(),
-        })
-        .collect();
-    if all.is_empty() { Err(PullError::Certificates) } else { Ok(all) }
-}
-
 /// One pull.
 struct Pull<'a, P> {
     store: &'a Store,
@@ -223,11 +143,12 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         wanted: &Platform,
     ) -> Result<(Digest, Manifest), PullError> {
         let limits = self.store.limits();
-        let mut bytes = self.fetch_manifest(reference).await?;
+        let fetch = async |reference| self.registry.manifest(reference, limits.max_manifest_bytes).await;
+        let mut bytes = fetch(reference).await?;
         let mut document = Document::parse(&bytes, limits)?;
         if let Document::Index(index) = &document {
             let chosen = choose(index, wanted)?;
-            bytes = self.fetch_manifest(&reference.clone_with_digest(chosen.digest.to_string())).await?;
+            bytes = fetch(&reference.clone_with_digest(chosen.digest.to_string())).await?;
             document = Document::parse(&bytes, limits)?;
         }
         let Document::Manifest(manifest) = document else {
@@ -237,28 +158,6 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         let blobs = self.store.blobs().clone();
         let digest = blocking(move || blobs.put(&bytes)).await??;
         Ok((digest, manifest))
-    }
-
-    async fn fetch_manifest(&self, reference: &Reference) -> Result<Bytes, PullError> {
-        let what = format!("the manifest of {}", reference.whole());
-        let registry = &self.registry;
-        let asked = registry.client.pull_manifest_raw(reference, &registry.auth, &ACCEPTED);
-        let (bytes, _) = timeout(registry.patience, asked)
-            .await
-            .map_err(|_| PullError::TooSlow(what.clone()))?
-            .map_err(|error| registry.error(&what, error))?;
-        let limit = self.store.limits().max_manifest_bytes;
-        if bytes.len() as u64 > limit {
-            return Err(BlobError::TooLarge { what, limit, name: "max_manifest_bytes" }.into());
-        }
-        if let Some(expected) = reference.digest() {
-            let expected = Digest::parse(expected).map_err(ManifestError::Digest)?;
-            let found = Digest::of(&bytes);
-            if found != expected {
-                return Err(BlobError::Digest { expected, found }.into());
-            }
-        }
-        Ok(bytes)
     }
 
     /// Gets all blobs that are not there, each once.
@@ -312,43 +211,33 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         blob: &Descriptor,
         writer: BlobWriter,
     ) -> Result<(BlobWriter, Result<(), PullError>), PullError> {
-        let digest = blob.digest.to_string();
-        let what = format!("blob {digest}");
-        let client = &self.registry.client;
-        let asked = async {
-            if writer.size() == 0 {
-                return client
-                    .pull_blob_stream(&self.registry.reference, digest.as_str())
-                    .await
-                    .map(BlobResponse::Full);
-            }
-            client
-                .pull_blob_stream_partial(&self.registry.reference, digest.as_str(), writer.size(), None)
-                .await
+        let mut response = match self.registry.blob(&blob.digest, writer.size()).await {
+            Err(error) => return Ok((writer, Err(error))),
+            Ok(response) => response,
         };
-        let response = timeout(self.registry.patience, asked).await;
-        let (mut stream, writer) = match response {
-            Err(_) => return Ok((writer, Err(PullError::TooSlow(what)))),
-            Ok(Err(error)) => return Ok((writer, Err(self.registry.error(&what, error)))),
-            Ok(Ok(BlobResponse::Partial(stream))) => (stream, writer),
-            Ok(Ok(BlobResponse::Full(stream))) if writer.size() == 0 => (stream, writer),
-            Ok(Ok(BlobResponse::Full(stream))) => (stream, self.store.blobs().begin()?),
+        let writer = match response.status() {
+            StatusCode::PARTIAL_CONTENT => writer,
+            _ if writer.size() == 0 => writer,
+            _ => self.store.blobs().begin()?,
         };
         let mut done = writer.size();
         let (sender, receiver) = mpsc::channel(8);
         let writing = tokio::task::spawn_blocking(move || write_chunks(writer, receiver));
         let mut reported = done;
         let mut result = Ok(());
-        while let Some(chunk) = stream.next().await {
-            let chunk: Bytes = match chunk {
-                Ok(chunk) => chunk,
-                Err(source) => {
-                    result = Err(PullError::Connection { what, source });
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) => {
+                    let what = format!("blob {}", blob.digest);
+                    result = Err(self.registry.error(what, error.into()));
                     break;
                 }
             };
             done = done.saturating_add(chunk.len() as u64);
             if done > blob.size {
+                let digest = blob.digest.to_string();
                 return Err(BlobError::Size { digest, expected: blob.size, found: done }.into());
             }
             if sender.send(chunk).await.is_err() {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: one image has one full name, `registry/repository:tag` or `registry/repository@digest`.
 
-use oci_client::Reference;
+use oci_spec::distribution::{ParseError, Reference};
 
 /// A text that does not name an image.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub struct ReferenceError {
 /// # Errors
 /// Whatever does not follow the grammar.
 pub(crate) fn parse(text: &str) -> Result<Reference, ReferenceError> {
-    text.parse().map_err(|error: oci_client::ParseError| ReferenceError {
+    text.parse().map_err(|error: ParseError| ReferenceError {
         reference: text.chars().take(200).collect(),
         why: error.to_string(),
     })

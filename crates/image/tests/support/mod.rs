@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a test fails by panicking, and none uses all of this")]
 
+pub mod server;
+
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -179,16 +181,21 @@ impl Registry {
     pub fn guarded() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let d = dir.path().display();
-        shell(&format!(
-            "cd {d}; openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2 2>/dev/null
-            openssl req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=127.0.0.1 2>/dev/null
-            printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' >ext
-            openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile ext 2>/dev/null
-            htpasswd -Bbn alice secret >htpasswd; mkdir certs; cp ca.pem certs/ca.crt"
-        ));
-        let extra = format!(
-            "  tls:\n    certificate: {d}/cert.pem\n    key: {d}/key.pem\nauth:\n  htpasswd:\n    realm: test\n    path: {d}/htpasswd\n"
-        );
+        shell(&format!("cd {d}; htpasswd -Bbn alice secret >htpasswd"));
+        let extra =
+            tls(dir.path()) + &format!("auth:\n  htpasswd:\n    realm: test\n    path: {d}/htpasswd\n");
+        Self::start(dir, &extra)
+    }
+
+    /// Plain HTTP, and tokens of the server at `realm` that the owner of a certificate signed.
+    pub fn with_tokens(realm: &str, certificate: &Path) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), &tokens(realm, certificate))
+    }
+
+    /// The same with TLS, and an authority of its own.
+    pub fn with_tls_and_tokens(realm: &str, certificate: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let extra = tls(dir.path()) + &tokens(realm, certificate);
         Self::start(dir, &extra)
     }
 
@@ -231,7 +238,7 @@ impl Registry {
         let options = if self.dir.path().join("ca.pem").exists() {
             format!("--dest-creds alice:secret --dest-cert-dir {}/certs", self.dir.path().display())
         } else {
-            "--dest-tls-verify=false".to_owned()
+            "--dest-creds alice:secret --dest-tls-verify=false".to_owned()
         };
         let target = format!("{}/{name}", self.address);
         shell(&format!(
@@ -253,5 +260,69 @@ impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Makes an authority and a certificate for the loopback; returns the part of a registry's configuration for them.
+fn tls(dir: &Path) -> String {
+    let d = dir.display();
+    shell(&format!(
+        "cd {d}; openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2 2>/dev/null
+        openssl req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=127.0.0.1 2>/dev/null
+        printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' >ext
+        openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile ext 2>/dev/null
+        mkdir certs; cp ca.pem certs/ca.crt"
+    ));
+    format!("  tls:\n    certificate: {d}/cert.pem\n    key: {d}/key.pem\n")
+}
+
+fn tokens(realm: &str, certificate: &Path) -> String {
+    format!(
+        "auth:\n  token:\n    realm: {realm}\n    service: hull-test\n    issuer: hull-test\n    rootcertbundle: {}\n",
+        certificate.display()
+    )
+}
+
+/// Signs tokens that a registry believes, with a key of its own.
+pub struct Signer {
+    dir: PathBuf,
+}
+
+impl Signer {
+    pub fn new(dir: &Path) -> Self {
+        shell(&format!(
+            "cd {}; openssl req -x509 -newkey rsa:2048 -nodes -keyout sign.key -out sign.pem -subj /CN=tokens -days 2 2>/dev/null",
+            dir.display()
+        ));
+        Self { dir: dir.to_owned() }
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("sign.pem")
+    }
+
+    /// A token for a scope, such as `repository:group/app:pull`.
+    pub fn token(&self, scope: &str) -> String {
+        let parts: Vec<&str> = scope.split(':').collect();
+        let access = match parts.as_slice() {
+            [kind, name, actions] => {
+                json!([{ "type": kind, "name": name, "actions": actions.split(',').collect::<Vec<_>>() }])
+            }
+            _ => json!([]),
+        };
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let claims = json!({
+            "iss": "hull-test", "sub": "alice", "aud": "hull-test", "jti": "1",
+            "iat": now, "nbf": now - 10, "exp": now + 300, "access": access,
+        });
+        shell(&format!(
+            r#"cd {}; encode() {{ basenc --base64url -w0 | tr -d =; }}
+            key=$(openssl x509 -in sign.pem -outform DER | base64 -w0)
+            head=$(printf '{{"typ":"JWT","alg":"RS256","x5c":["%s"]}}' "$key" | encode)
+            claims=$(printf %s '{claims}' | encode)
+            sign=$(printf %s "$head.$claims" | openssl dgst -sha256 -sign sign.key | encode)
+            printf %s "$head.$claims.$sign""#,
+            self.dir.display()
+        ))
     }
 }
