@@ -37,6 +37,7 @@ const PROBE: &str = "--probe-jail";
 /// The whole life of `hull-vmm`: reads its plan, enters its jail, builds the machine, runs it to its end.
 pub fn run() -> ExitCode {
     logger::install();
+    one_heap();
     std::panic::set_hook(Box::new(|panic| {
         // A bug ends this VM and nothing else; no thread goes on without the others.
         log::error!("hull-vmm met a bug and ends: {panic}");
@@ -57,6 +58,15 @@ pub fn run() -> ExitCode {
         Ok(reason) => ExitCode::from(u8::try_from(reason.status()).unwrap_or(1)),
         Err(error) => refuse(error.as_ref(), 1),
     }
+}
+
+/// Has all threads allocate from the main heap. The C library gives threads heaps of their own, and looks a setting of
+/// the system up, in a file, before it shrinks one: nobody opens files here.
+#[expect(unsafe_code, reason = "the allocator's settings have no safe interface")]
+fn one_heap() {
+    // SAFETY: this thread is the only one yet, and the call changes nothing but a limit of the allocator.
+    let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    debug_assert_eq!(set, 1, "the C library has this setting");
 }
 
 fn boot(plan: &BootPlan, slots: &mut Slots) -> Result<ExitReason, Box<dyn std::error::Error>> {
