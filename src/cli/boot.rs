@@ -157,7 +157,6 @@ impl Boot {
             kernel,
             disks,
             vsock: None,
-            nets: Vec::new(),
             rng: true,
             console,
             control: None,

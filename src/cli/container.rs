@@ -155,7 +155,6 @@ impl Container {
             kernel: self.kernel.clone(),
             auto_remove: self.rm,
             labels: labels(&self.label)?,
-            networking: Default::default(),
             container,
         })
     }

@@ -94,7 +94,6 @@ impl Vmm {
                 cid: CID,
                 listener: descriptors.add(UnixListener::bind(place("vsock")).unwrap()),
             }),
-            nets: Vec::new(),
             rng: true,
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),

@@ -11,8 +11,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::network::Interface;
-
 /// The vsock port for control connections. The newest connection is served; an older one is closed.
 pub const CONTROL_PORT: u32 = 1024;
 /// The vsock port for stream connections.
@@ -168,9 +166,6 @@ pub struct Setup {
     pub hosts: Vec<(String, String)>,
     /// Lines of `/etc/resolv.conf`, whole.
     pub resolv_conf: Vec<String>,
-    /// Network cards, set up before anything runs.
-    #[serde(default)]
-    pub interfaces: Vec<Interface>,
 }
 
 /// One process in the container.

@@ -5,7 +5,7 @@
 //!
 //! | border | module |
 //! |---|---|
-//! | user and REST clients to the daemon | [`spec`], [`api`], [`network`], [`stream`] |
+//! | user and REST clients to the daemon | [`spec`], [`api`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
 //! | daemon to `hull-agent` in the guest | [`agent`], framed by [`frame`] |
 //!
@@ -18,7 +18,6 @@ pub mod api;
 pub mod control;
 pub mod exit;
 pub mod frame;
-pub mod network;
 pub mod plan;
 pub mod spec;
 pub mod stream;

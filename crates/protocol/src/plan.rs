@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::network::NetPlan;
 use crate::units::Bytes;
 
 /// An inherited descriptor, by the number it has in the VMM process.
@@ -56,9 +55,6 @@ pub struct BootPlan {
     pub disks: Vec<DiskPlan>,
     /// The vsock device, if any.
     pub vsock: Option<VsockPlan>,
-    /// Network devices, in the order the guest sees them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nets: Vec<NetPlan>,
     /// Whether the guest has a virtio entropy device.
     pub rng: bool,
     /// Where the serial console goes.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::WindowSize;
-use crate::network::NetworkingSpec;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
 
@@ -34,9 +33,6 @@ pub struct MicrovmSpec {
     /// Labels of the user's choice.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Its networks.
-    #[serde(default)]
-    pub networking: NetworkingSpec,
     /// The container it runs.
     pub container: ContainerSpec,
 }

@@ -105,7 +105,6 @@ impl Agent {
             data_disk: false,
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
-            interfaces: Vec::new(),
         }
     }
 

@@ -236,7 +236,6 @@ impl Run {
             data_disk: true,
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
-            interfaces: Vec::new(),
         }
     }
 

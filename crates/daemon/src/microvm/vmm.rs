@@ -189,7 +189,6 @@ impl Vmm {
             kernel,
             disks,
             vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
-            nets: Vec::new(),
             rng: true,
             console: ConsolePlan {
                 input: None,
