@@ -27,6 +27,7 @@ mod stop;
 mod transfer;
 mod wait;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -73,6 +74,29 @@ enum Verb {
     Version,
 }
 
+/// The command line of `hull boot` by itself: describing every other verb would be a good part of its start.
+#[derive(Debug, Parser)]
+#[command(name = "hull", version, disable_help_subcommand = true)]
+struct BootAlone {
+    #[command(subcommand)]
+    verb: BootVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum BootVerb {
+    Boot(boot::Boot),
+}
+
+impl Cli {
+    fn read(line: &[OsString]) -> Result<Self, clap::Error> {
+        if line.get(1).is_some_and(|verb| verb == "boot") {
+            let BootAlone { verb: BootVerb::Boot(boot) } = BootAlone::try_parse_from(line)?;
+            return Ok(Self { host: None, verb: Verb::Boot(boot) });
+        }
+        Self::try_parse_from(line)
+    }
+}
+
 impl Verb {
     /// The exit status when Hull could not do it.
     fn failure(&self) -> u8 {
@@ -110,7 +134,7 @@ impl Verb {
 
 /// Does what the command line says; returns the process's exit status.
 pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => {
             let _nobody_reads = error.print();

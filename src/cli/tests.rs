@@ -10,6 +10,14 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn a_plain_vm_is_asked_for_as_any_other_verb() {
+    BootAlone::command().debug_assert();
+    let words: Vec<_> = "hull boot --kernel k --cpus 2".split(' ').map(OsString::from).collect();
+    let (alone, among_all) = (Cli::read(&words).unwrap(), Cli::try_parse_from(&words).unwrap());
+    assert_eq!(format!("{alone:?}"), format!("{among_all:?}"));
+}
+
+#[test]
 fn every_verb_says_what_it_is_for() {
     for verb in Cli::command().get_subcommands() {
         assert!(verb.get_about().is_some(), "{}", verb.get_name());
@@ -30,7 +38,8 @@ fn flags_nobody_knows_are_refused() {
         "hull kill",
         "hull serve --listen-stdin",
     ] {
-        assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        assert!(Cli::read(&words).is_err(), "{line}");
     }
 }
 
