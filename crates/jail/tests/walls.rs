@@ -100,10 +100,12 @@ impl Range {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::write(dir.path().join("file"), "secret").unwrap();
-        // Where every user can reach it.
+        // Where every user can reach it. A process of its own writes it: while this one had it open for
+        // writing, another test's fork would keep it open too, and what is written to cannot be started.
         let program = dir.path().join("attempt");
         let built = std::env::current_exe().unwrap();
-        std::fs::copy(built.parent().unwrap().with_file_name("examples").join("attempt"), &program).unwrap();
+        let built = built.parent().unwrap().with_file_name("examples").join("attempt");
+        assert!(Command::new("cp").arg(built).arg(&program).status().unwrap().success());
         let abstract_name = format!("hull-walls-{}-{:p}", std::process::id(), &raw const dir);
         let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
