@@ -1,6 +1,7 @@
 //! A network namespace of a test's own, so that no test touches the networks of the machine it runs on.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// It is there as long as its process, which ends when its standard input does: at the latest with this one.
@@ -20,9 +21,14 @@ impl Namespace {
         Self { holder }
     }
 
+    /// The file that stands for it.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
+    }
+
     /// What `nsenter` takes to enter it.
     pub fn flag(&self) -> String {
-        format!("--net=/proc/{}/ns/net", self.holder.id())
+        format!("--net={}", self.path().display())
     }
 
     /// A program in it, not started yet.

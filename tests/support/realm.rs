@@ -64,8 +64,8 @@ impl World {
         std::fs::set_permissions(&vmm, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(data.join("root")).unwrap();
         std::fs::write(data.join("root/hello"), "hello\n").unwrap();
-        let far = world.neighbour.flag();
-        let far = far.trim_start_matches("--net=");
+        let far = world.neighbour.path();
+        let far = far.to_str().unwrap();
         world.ip(&["link", "add", "up0", "type", "veth", "peer", "name", "far0", "netns", far]);
         for address in [format!("{}/24", HOST.0), format!("{}/64", HOST.1)] {
             world.ip(&["addr", "add", &address, "dev", "up0", "nodad"]

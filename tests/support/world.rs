@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
@@ -12,7 +11,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use super::hull::{Hull, Said, fixture};
+use super::hull::{Hull, Namespace, Said, fixture};
 
 /// The host's addresses towards its neighbour.
 pub const HOST: &str = "203.0.113.1";
@@ -28,18 +27,12 @@ pub const BIG: usize = 10 << 20;
 /// A host, its daemon, and its neighbour.
 pub struct World {
     pub daemon: Hull,
-    host: String,
-    far: String,
+    far: Namespace,
 }
 
 fn shell(script: &str) {
     let done = Command::new("sh").args(["-euc", script]).output().unwrap();
     assert!(done.status.success(), "{script}\n{}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// Where the files are that `ip netns exec` shows in place of those in `/etc`.
-fn own_etc(namespace: &str) -> PathBuf {
-    Path::new("/etc/netns").join(namespace)
 }
 
 /// The checksum that a guest's `sha256sum` prints.
@@ -67,51 +60,55 @@ impl World {
     pub fn get() -> &'static Self {
         static WORLD: OnceLock<World> = OnceLock::new();
         WORLD.get_or_init(|| {
-            let [host, far] = ["host", "far"].map(|name| format!("{name}-{}", std::process::id()));
-            let world = Self { daemon: Hull::empty(), host, far };
-            world.clear_up_at_the_end();
+            let world = Self { daemon: Hull::empty(), far: Namespace::new() };
             world.connect();
+            world.start_daemon();
+            world.clear_up_at_the_end();
             world.furnish();
             world
         })
     }
 
-    /// A value for all tests is never dropped, so a process of its own waits for this one's end.
+    /// A value for all tests is never dropped, so a process of its own waits for this one's end. The namespaces end
+    /// with the processes in them.
     fn clear_up_at_the_end(&self) {
-        let Self { host, far, .. } = self;
-        let (hull, own) = (env!("CARGO_BIN_EXE_hull"), own_etc(host));
+        let (hull, dir) = (env!("CARGO_BIN_EXE_hull"), self.daemon.dir.path().display());
         let script = format!(
             "tail --pid={} -f /dev/null
              for id in $({hull} ps -a -q); do {hull} rm -f $id; done
-             ip netns del {host}; ip netns del {far}; rm -r {} {}",
+             kill {}; rm -r {dir}",
             std::process::id(),
-            own.display(),
-            self.daemon.dir.path().display()
+            self.daemon.daemon_pid()
         );
-        let mut command = Command::new("setsid");
-        command
-            .args(["--fork", "sh", "-c", &script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.env("HULL_DATA_DIR", self.daemon.dir.path().join("data"));
-        command.env("HULL_RUN_DIR", self.daemon.dir.path().join("run")).status().unwrap();
+        let mut command = self.daemon.wrapped("setsid", &["--fork", "sh", "-c", &script]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     }
 
     fn connect(&self) {
-        let Self { host, far, .. } = self;
         let [metadata, metadata6] = METADATA;
+        let (host, far) = (self.daemon.namespace.flag(), self.far.flag());
+        let path = self.far.path();
         shell(&format!(
-            "for name in {host} {far}; do ip netns add $name; ip -n $name link set lo up; done
-             ip -n {host} link add out type veth peer name in netns {far}
-             ip -n {host} addr add {HOST}/24 dev out; ip -n {host} addr add {HOST6}/64 dev out nodad
-             ip -n {far} addr add {FAR}/24 dev in; ip -n {far} addr add {FAR6}/64 dev in nodad
-             ip -n {far} addr add {metadata}/32 dev lo; ip -n {far} addr add {metadata6}/128 dev lo nodad
-             ip -n {host} link set out up; ip -n {far} link set in up
-             ip -n {host} route add default via {FAR}; ip -n {host} route add default via {FAR6}"
+            "host='nsenter {host} ip'; far='nsenter {far} ip'
+             $host link add out type veth peer name in netns {}
+             $host addr add {HOST}/24 dev out; $host addr add {HOST6}/64 dev out nodad
+             $far addr add {FAR}/24 dev in; $far addr add {FAR6}/64 dev in nodad
+             $far addr add {metadata}/32 dev lo; $far addr add {metadata6}/128 dev lo nodad
+             $host link set out up; $far link set in up
+             $host route add default via {FAR}; $host route add default via {FAR6}",
+            path.display()
         ));
-        fs::create_dir_all(own_etc(host)).unwrap();
-        fs::write(own_etc(host).join("resolv.conf"), format!("nameserver {FAR}\n")).unwrap();
+    }
+
+    /// The daemon, whose host asks the neighbour for names: started by a command that sees a file of its own in place
+    /// of the machine's.
+    fn start_daemon(&self) {
+        let resolvers = self.daemon.dir.path().join("resolv.conf");
+        fs::write(&resolvers, format!("nameserver {FAR}\n")).unwrap();
+        let script = "mount --bind $0 /etc/resolv.conf; exec $1 ps";
+        let args = ["--mount", "sh", "-euc", script, resolvers.to_str().unwrap(), env!("CARGO_BIN_EXE_hull")];
+        let said = Said::from(self.daemon.wrapped("unshare", &args).output().unwrap());
+        assert_eq!(said.status, 0, "{said:?}");
     }
 
     fn furnish(&self) {
@@ -127,29 +124,22 @@ impl World {
 
     /// A program in the host's namespace, not started yet.
     pub fn on_host(&self, args: &[&str]) -> Command {
-        let inside = [&["netns", "exec", self.host.as_str()], args].concat();
-        self.daemon.wrapped("ip", &inside)
+        self.daemon.wrapped(args[0], &args[1..])
     }
 
     /// A program in the neighbour's namespace, not started yet.
     pub fn on_far(&self, args: &[&str]) -> Command {
-        let inside = [&["netns", "exec", self.far.as_str()], args].concat();
-        self.daemon.wrapped("ip", &inside)
+        self.far.command(args[0], &args[1..])
     }
 
     /// Runs `hull ARGS` on the host.
     pub fn hull(&self, args: &[&str]) -> Said {
-        let run =
-            || Said::from(self.on_host(&[&[env!("CARGO_BIN_EXE_hull")], args].concat()).output().unwrap());
-        let said = run();
-        if self.daemon.lost(args, said.status, &said.stderr) { run() } else { said }
+        self.daemon.hull(args)
     }
 
     /// Runs `hull ARGS` on the host, which must succeed; what it printed.
     pub fn ok(&self, args: &[&str]) -> String {
-        let said = self.hull(args);
-        assert_eq!(said.status, 0, "hull {args:?}: {said:?}\n{}", self.daemon.daemon_log());
-        said.stdout
+        self.daemon.ok(args)
     }
 
     /// Runs a shell script in a new container of the image `tools`; what it printed.
@@ -193,7 +183,7 @@ impl World {
 
     /// The same in the host's.
     pub fn near<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.host, work)
+        inside(&self.daemon.namespace, work)
     }
 
     /// The neighbour's servers: a web server with one big file and a place for others, and one that returns datagrams.
@@ -230,8 +220,8 @@ impl World {
 }
 
 /// Does something in a network namespace, on a thread of its own.
-fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let entered = File::open(Path::new("/run/netns").join(namespace)).unwrap();
+fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    let entered = File::open(namespace.path()).unwrap();
     thread::scope(|scope| {
         scope
             .spawn(move || {
