@@ -14,6 +14,7 @@
 
 mod index;
 mod install;
+mod owner;
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
@@ -93,10 +94,12 @@ pub struct Freed {
     pub deferred: bool,
 }
 
-/// The images of one data directory.
+/// The images of one data directory: all of them, or those that one owner has ([`Store::of`]).
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Whose names count; none: everybody's, as they are kept.
+    owner: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -166,12 +169,12 @@ impl Store {
         });
         let state = Mutex::new(State { index, arriving: 0, collect_wanted: false });
         let inner = Inner { root: dir.to_owned(), limits, blobs: Blobs::new(dir), state, _lock: lock };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), owner: None })
     }
 
     /// All images, by digest.
     pub fn list(&self) -> Vec<ImageRecord> {
-        self.inner.state().index.images.iter().map(|image| image.record.clone()).collect()
+        self.seen(&self.inner.state().index).images.iter().map(|image| image.record.clone()).collect()
     }
 
     /// Finds an image by a name as typed, by a reference as Docker reads it, by its digest, or by four or more
@@ -180,7 +183,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
     pub fn resolve(&self, name_or_digest: &str) -> Result<ImageRecord, StoreError> {
-        self.inner.state().index.find(name_or_digest).map(|found| found.record.clone())
+        self.seen(&self.inner.state().index).find(name_or_digest).map(|found| found.record.clone())
     }
 
     /// Takes a name from an image and deletes the image with its last one; a digest or id takes all names.
@@ -192,28 +195,7 @@ impl Store {
         name_or_digest: &str,
         in_use: impl Fn(&Digest) -> bool,
     ) -> Result<Removed, StoreError> {
-        let mut state = self.inner.state();
-        let (record, name) = {
-            let found = state.index.find(name_or_digest)?;
-            (found.record.clone(), found.name)
-        };
-        let untagged = match name {
-            Some(name) => vec![name],
-            None => record.names.clone(),
-        };
-        let last = untagged.len() >= record.names.len();
-        if last && in_use(&record.digest) {
-            return Err(StoreError::InUse(name_or_digest.chars().take(200).collect()));
-        }
-        let mut index = state.index.clone();
-        if last {
-            index.images.retain(|image| image.record.digest != record.digest);
-        } else {
-            index.untag(&untagged);
-        }
-        self.inner.save(&mut state, index)?;
-        let freed = if last { self.inner.collect(&mut state)? } else { Freed::default() };
-        Ok(Removed { untagged, deleted: last.then_some(record.digest), freed })
+        self.release(name_or_digest, in_use, |_| false)
     }
 
     /// Deletes blobs and block images that no image of the index needs.

@@ -72,9 +72,9 @@ impl Store {
         blobs.extend(manifest.layers.into_iter().map(|layer| layer.digest));
         let mut state = self.inner.state();
         let mut index = state.index.clone();
-        let record = index.put(StoredImage { record, blobs }, name);
+        let record = index.put(StoredImage { record, blobs }, &self.kept(name));
         self.inner.save(&mut state, index)?;
-        Ok(record)
+        Ok(self.shown(record))
     }
 
     fn read_config(&self, manifest: &Manifest, wanted: &Platform) -> Result<ConfigFile, InstallError> {
