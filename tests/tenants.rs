@@ -3,6 +3,7 @@
 
 #[path = "tenants/attacks.rs"]
 mod attacks;
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/daemon.rs"]

@@ -66,10 +66,9 @@ impl Wanted {
     fn some(&self, entries: impl Iterator<Item = AuditEntry>) -> VecDeque<AuditEntry> {
         let mut found = VecDeque::new();
         for entry in entries.filter(|entry| self.has(entry)) {
-            if found.len() >= self.limit {
-                if self.after.is_some() || found.pop_front().is_none() {
-                    break;
-                }
+            // The last ones push out the first; of the first ones there are enough.
+            if found.len() >= self.limit && (self.after.is_some() || found.pop_front().is_none()) {
+                break;
             }
             found.push_back(entry);
         }

@@ -65,12 +65,16 @@ pub(super) async fn serve<Io>(
         }
     };
     let Err(error) = ended else { return };
-    let status = match () {
-        () if error.is_parse_too_large() => 431,
-        () if error.is_parse() => 400,
-        // One that has said nothing since its last request has only been silent.
-        () if error.is_timeout() && heard.load(Ordering::Acquire) => 408,
-        () => return tracing::debug!("a connection from {peer} broke off: {error}"),
+    // One that has said nothing since its last request has only been silent.
+    let slow = error.is_timeout() && heard.load(Ordering::Acquire);
+    let status = if error.is_parse_too_large() {
+        431
+    } else if error.is_parse() {
+        400
+    } else if slow {
+        408
+    } else {
+        return tracing::debug!("a connection from {peer} broke off: {error}");
     };
     door.note_stranger(&peer, status, &error.to_string());
 }
