@@ -270,9 +270,9 @@ mod tests {
     fn one_token_is_understood_and_nothing_else() {
         let of = |values: &[&str]| {
             let mut headers = HeaderMap::new();
-            values
-                .iter()
-                .for_each(|value| drop(headers.append(header::AUTHORIZATION, value.parse().unwrap())));
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
             bearer(&headers).map(|token| token.map(str::to_owned))
         };
         assert_eq!(of(&[]), Ok(None));
