@@ -19,15 +19,15 @@ use serde_json::{Value, json};
 use support::{Answer, Daemon, spec};
 
 /// A daemon in a network namespace of its own, with the tenants `acme` and `mallory`, an image of each, and tokens.
-pub struct Host {
-    pub daemon: Daemon,
-    pub acme: String,
-    pub mallory: String,
+struct Host {
+    daemon: Daemon,
+    acme: String,
+    mallory: String,
     _namespace: Namespace,
 }
 
 impl Host {
-    pub fn new(flags: &[&str]) -> Self {
+    fn new(flags: &[&str]) -> Self {
         let namespace = Namespace::new();
         let daemon = Daemon::start_within(&["nsenter", &namespace.flag(), "--"], flags);
         let tree = daemon.dir.path().join("tree");
@@ -40,20 +40,20 @@ impl Host {
     }
 
     /// A request by whoever has this token.
-    pub fn ask(&self, token: &str, line: &str, body: Option<&Value>) -> Answer {
+    fn ask(&self, token: &str, line: &str, body: Option<&Value>) -> Answer {
         let bearer = format!("Bearer {token}");
         self.daemon.request(line, &[("Authorization", &bearer)], body).unwrap()
     }
 
     /// The same, which must succeed.
-    pub fn done(&self, token: &str, line: &str, body: Option<&Value>) -> Value {
+    fn done(&self, token: &str, line: &str, body: Option<&Value>) -> Value {
         let answer = self.ask(token, line, body);
         assert!((200..300).contains(&answer.status), "{line}: {answer:?}\n{}", self.daemon.log());
         answer.json()
     }
 
     /// Makes and starts a microVM.
-    pub fn run(&self, token: &str, spec: &Value) -> String {
+    fn run(&self, token: &str, spec: &Value) -> String {
         let id = self.done(token, "POST /v1/microvms", Some(spec))["id"].as_str().unwrap().to_owned();
         self.done(token, &format!("POST /v1/microvms/{id}/start"), None);
         id
@@ -61,7 +61,7 @@ impl Host {
 }
 
 /// A new token of a tenant's.
-pub fn token(daemon: &Daemon, tenant: &str, flags: &[&str]) -> String {
+fn token(daemon: &Daemon, tenant: &str, flags: &[&str]) -> String {
     let words = [&["--tenant", tenant, "token", "create"], flags].concat();
     daemon.ok(&words).trim().to_owned()
 }
