@@ -193,7 +193,7 @@ fn networks_are_apart_and_metadata_is_out_of_reach() {
         METADATA.iter().map(|address| world.far(|| TcpListener::bind((*address, 8000)).unwrap())).collect();
     let within = |limit: &str, address: &str, port: u16| {
         let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        format!("wget -q -T {limit} -O - http://{address}:{port}/small || echo no; ")
+        format!("timeout {limit} wget -q -O - http://{address}:{port}/small || echo no; ")
     };
     let reach = |address: &str, port: u16| within(SILENCE, address, port);
     let own = ["ip", "ip6"].map(|kind| within(PATIENCE, &world.address("one-web", kind), 80)).concat();
