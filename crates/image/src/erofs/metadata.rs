@@ -20,6 +20,9 @@ const INCOMPAT_CHUNKED_FILE: u32 = 4;
 const SLOT: u64 = 32;
 const NULL_ADDRESS: u32 = u32::MAX;
 
+/// Bytes kept free behind the last inode: erofs-utils 1.5 reads the header of its attributes there even if it has none.
+const LAST_ROOM: u64 = 12;
+
 /// Content up to this size goes beside its inode.
 const MAX_TAIL: u64 = 2048;
 
@@ -53,7 +56,7 @@ pub(crate) fn write_metadata(
     for id in &layout.order {
         write_content_blocks(writer, tree, &layout, *id)?;
     }
-    let start = writer.allocate(blocks(layout.bytes))?;
+    let start = writer.allocate(blocks(layout.bytes + LAST_ROOM))?;
     write_inodes(writer, tree, &layout, start)?;
     let end = writer.next_block();
     writer.write_at(0, &superblock(&layout, start, end, uuid))?;
