@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod check;
 mod demo;
+mod emulator;
 mod fixtures;
 mod images;
 mod lab;
@@ -36,9 +37,11 @@ fn main() -> ExitCode {
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
         Some("lab") => return lab::command(rest),
-        Some("fixtures") => {
-            fixtures::guest().and_then(|_| fixtures::bare()).and_then(|_| images::images()).map(drop)
-        }
+        Some("fixtures") => fixtures::guest()
+            .and_then(|_| fixtures::bare())
+            .and_then(|_| fixtures::net())
+            .and_then(|_| images::images())
+            .map(drop),
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");
