@@ -50,7 +50,7 @@ struct Quotas {
     /// Memory of microVMs that run
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// What the disks of its microVMs may grow to
+    /// What the disks of its microVMs may grow to, and its images
     #[arg(long, value_name = "SIZE")]
     disk: Option<String>,
     /// Networks

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hull_protocol::api::{HOST_TENANT, Microvm as Record, State as Life};
+use hull_protocol::api::{Amounts, HOST_TENANT, Microvm as Record, State as Life};
 use hull_protocol::spec::MicrovmSpec;
 
 use crate::audit::Audit;
@@ -85,6 +85,9 @@ pub enum FleetError {
     /// The host has no room for more.
     #[error(transparent)]
     Space(#[from] NoSpace),
+    /// The same, for those who are not to know how much of it there is.
+    #[error("the host has no room for more now: try again later")]
+    Full,
     /// The image is not in the store.
     #[error(transparent)]
     Image(#[from] hull_image::StoreError),
@@ -258,6 +261,17 @@ impl Fleet {
         self.find(tenant, id)
     }
 
+    /// Whether the host's disk has room for something new of a tenant's.
+    ///
+    /// # Errors
+    /// When it is full; how full is told to the host's own tenant.
+    pub fn check_space(&self, tenant: &str) -> Result<(), FleetError> {
+        crate::space::check(&self.host.paths.data).map_err(|full| match tenant {
+            HOST_TENANT => full.into(),
+            _ => FleetError::Full,
+        })
+    }
+
     /// Makes a microVM; nothing is started. With a key, only once: [`crate::state::StateError::KeyUsed`].
     ///
     /// # Errors
@@ -268,7 +282,7 @@ impl Fleet {
         spec: MicrovmSpec,
         key: Option<&Key>,
     ) -> Result<Microvm, FleetError> {
-        crate::space::check(&self.host.paths.data)?;
+        self.check_space(tenant)?;
         let id = new_id();
         let image = self.host.images_of(tenant).resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
@@ -313,10 +327,20 @@ impl Fleet {
 
     /// Judges a new microVM by its tenant's quotas; that counts while no other one is made.
     fn within_quota(&self, tenant: &str, spec: &MicrovmSpec) -> Result<(), OverQuota> {
-        let existing: Vec<_> =
+        let used = [self.microvms_of(tenant), self.images_of(tenant)];
+        self.host.tenants.admit(tenant, &quota::sum(used.iter()), &quota::of_existing(spec))
+    }
+
+    /// What a tenant's microVMs count for as long as they exist.
+    pub fn microvms_of(&self, tenant: &str) -> Amounts {
+        let all: Vec<_> =
             self.list_of(tenant).iter().map(|record| quota::of_existing(&record.spec)).collect();
-        let (used, wanted) = (quota::sum(existing.iter()), quota::of_existing(spec));
-        self.host.tenants.admit(tenant, &used, &wanted)
+        quota::sum(all.iter())
+    }
+
+    /// What a tenant's images count.
+    pub fn images_of(&self, tenant: &str) -> Amounts {
+        quota::of_images(&self.host.images_of(tenant).list())
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.

@@ -96,6 +96,22 @@ impl View {
         self.fleet.host().images_of(&self.tenant)
     }
 
+    /// Its images, to get more: as many as the host's disk and its quota leave room for.
+    ///
+    /// # Errors
+    /// When there is no room for any.
+    pub fn room_for_images(&self) -> Result<hull_image::Store, FleetError> {
+        self.fleet.check_space(&self.tenant)?;
+        let tenants = &self.fleet.host().tenants;
+        let (microvms, images) = (self.fleet.microvms_of(&self.tenant), self.fleet.images_of(&self.tenant));
+        let any = [(Resource::Disk, 1)].into();
+        tenants.admit(&self.tenant, &quota::sum([&microvms, &images].into_iter()), &any)?;
+        let of = |amounts: &Amounts| amounts.get(&Resource::Disk).copied();
+        let quota = tenants.get(&self.tenant).ok().and_then(|tenant| of(&tenant.quotas));
+        let room = quota.map(|quota| quota.saturating_sub(of(&microvms).unwrap_or(0)));
+        Ok(self.images().within(room.unwrap_or(u64::MAX)))
+    }
+
     /// Digests of the images that its microVMs were made from; `busy_only`: those of microVMs that are not at rest.
     pub fn images_in_use(&self, busy_only: bool) -> HashSet<String> {
         self.fleet.images_in_use(busy_only, |record| *record.tenant == *self.tenant)
@@ -111,9 +127,12 @@ impl View {
         &self.fleet.host().kernels
     }
 
-    /// Whether anybody's microVM names this kernel.
+    /// Whether one of its microVMs names this kernel; for the host's own tenant, anybody's.
     pub fn uses_kernel(&self, name: &str) -> bool {
-        self.fleet.uses_kernel(name)
+        match self.whole() {
+            Some(fleet) => fleet.uses_kernel(name),
+            None => self.list().iter().any(|record| record.spec.kernel.as_deref() == Some(name)),
+        }
     }
 
     /// What happens to it.
@@ -214,8 +233,7 @@ impl View {
 
     fn used(&self) -> Amounts {
         let host = self.fleet.host();
-        let existing: Vec<Amounts> =
-            self.list().iter().map(|record| quota::of_existing(&record.spec)).collect();
+        let existing = [self.fleet.microvms_of(&self.tenant), self.fleet.images_of(&self.tenant)];
         let running = host.tenants.running(&self.tenant);
         let networks = self.networks().map_or(0, |networks| networks.len() as u64);
         let networks = Amounts::from([(Resource::Networks, networks)]);

@@ -100,12 +100,14 @@ pub struct Store {
     inner: Arc<Inner>,
     /// Whose names count; none: everybody's, as they are kept.
     owner: Option<Arc<str>>,
+    limits: Limits,
+    /// The most bytes that all images of the owner together may have.
+    room: u64,
 }
 
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    limits: Limits,
     blobs: Blobs,
     state: Mutex<State>,
     /// Locked as long as the store is open.
@@ -168,8 +170,8 @@ impl Store {
             there
         });
         let state = Mutex::new(State { index, arriving: 0, collect_wanted: false });
-        let inner = Inner { root: dir.to_owned(), limits, blobs: Blobs::new(dir), state, _lock: lock };
-        Ok(Self { inner: Arc::new(inner), owner: None })
+        let inner = Inner { root: dir.to_owned(), blobs: Blobs::new(dir), state, _lock: lock };
+        Ok(Self { inner: Arc::new(inner), owner: None, limits, room: u64::MAX })
     }
 
     /// All images, by digest.
@@ -217,7 +219,7 @@ impl Store {
     }
 
     pub(crate) fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.limits
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
@@ -226,7 +228,11 @@ impl Store {
 
     /// Marks a pull or import as running.
     pub(crate) fn begin_arrival(&self) -> Arrival {
-        self.inner.state().arriving += 1;
+        let mut state = self.inner.state();
+        state.arriving += 1;
+        // Nobody but its owner could use what is left of one that fails, and only its owner pays for it.
+        state.collect_wanted |= !self.is_trusted();
+        drop(state);
         Arrival(Arc::clone(&self.inner))
     }
 }

@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hull_image::{
-    BlobError, ImageRecord, ImportError, ImportKind, LayerError, Limits, Store, StoreError, pack_directory,
+    BlobError, ImageRecord, ImportError, ImportKind, InstallError, LayerError, Limits, Store, StoreError,
+    pack_directory,
 };
 use support::{Layout, filter, layer, noise, shell, unpack};
 
@@ -271,4 +272,36 @@ async fn owners_share_content_and_nothing_else() {
     assert_eq!(store.resolve(&digest.to_string()).unwrap().digest, digest);
     assert_eq!(host.remove(&digest.to_string(), |_| false).unwrap().deleted, Some(digest));
     assert!(store.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owners_images_are_within_its_room() {
+    let temp = tempfile::tempdir().unwrap();
+    let archive = |name: &str, size: usize| {
+        let mut layout = Layout::new(&temp.path().join(name));
+        layout.image(&[layer(&[("file", &noise(1, size))])], "cat", "amd64", name);
+        layout.archive()
+    };
+    let (large, small) = (archive("large", 400_000), archive("small", 100_000));
+    let store = open(&temp.path().join("store"));
+    let (one, two) = (store.of("one"), store.of("two"));
+    let a = import(&one, &large, "large", None).await.unwrap().size;
+    let b = import(&one, &small, "small", None).await.unwrap().size;
+    one.remove("small", |_| false).unwrap();
+    // What is there already is no more under another name.
+    let tight = one.clone().within(a + b - 1);
+    import(&tight, &large, "again", None).await.unwrap();
+    let refused = import(&tight, &small, "small", None).await.unwrap_err();
+    assert!(
+        matches!(refused, ImportError::Install(InstallError::NoRoom { left, .. }) if left == b - 1),
+        "{refused:?}"
+    );
+    assert!(one.resolve("small").is_err());
+    let kept = fs::read_dir(temp.path().join("store/images")).unwrap().count();
+    assert_eq!(kept, 1, "what was refused is still there");
+    // Others' images are in nobody's way; what is larger than the room is not even taken.
+    import(&two.clone().within(b.max(small.len() as u64)), &small, "small", None).await.unwrap();
+    let refused = import(&two.within(1000), &small, "small", None).await.unwrap_err();
+    assert!(matches!(refused, ImportError::Blob(BlobError::TooLarge { .. })), "{refused:?}");
+    import(&one.within(a + b), &small, "small", None).await.unwrap();
 }

@@ -65,12 +65,13 @@ pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Respons
         let why = "a registry without TLS is for the host's own tenant to speak to";
         return Err(ApiError::of("forbidden", why.into()));
     }
+    let images = api.fleet.room_for_images()?;
     let (lines, progress) = mpsc::channel(LINES);
     let pull = tokio::spawn(async move {
         let shown = lines.clone();
         // A client that is slow to read misses steps on the way, never the last line.
         let report = move |step| drop(shown.try_send(step));
-        let last = match api.fleet.images().pull(&request, report).await {
+        let last = match images.pull(&request, report).await {
             Ok(image) => {
                 tell(&api, "pull", &image);
                 Progress::Done(Box::new(Image::from(&image)))
@@ -111,7 +112,7 @@ struct Import {
 pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, ApiError> {
     let Import { name, kind } = query(&uri)?;
     let stream = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let image = api.fleet.images().import(stream, &name, kind, |_step| {}).await?;
+    let image = api.fleet.room_for_images()?.import(stream, &name, kind, |_step| {}).await?;
     tell(&api, "import", &image);
     let mut line = serde_json::to_vec(&Progress::Done(Box::new(Image::from(&image)))).unwrap_or_default();
     line.push(b'\n');

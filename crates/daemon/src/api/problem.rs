@@ -2,6 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hull_image::InstallError;
 use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
@@ -205,7 +206,7 @@ impl From<FleetError> for ApiError {
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
             FleetError::Quota(_) => Self::of("over-quota", error.to_string()),
-            FleetError::Space(_) => Self::of("no-space", error.to_string()),
+            FleetError::Space(_) | FleetError::Full => Self::of("no-space", error.to_string()),
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
@@ -339,6 +340,9 @@ impl From<KernelError> for ApiError {
 
 impl From<hull_image::PullError> for ApiError {
     fn from(error: hull_image::PullError) -> Self {
+        if let hull_image::PullError::Install(error @ InstallError::NoRoom { .. }) = &error {
+            return Self::of("over-quota", error.to_string());
+        }
         // Nearly always the registry, the reference or the image; the text names which.
         Self::new(422, "pull-failed", "The image could not be pulled", chain(&error))
     }
@@ -346,6 +350,9 @@ impl From<hull_image::PullError> for ApiError {
 
 impl From<hull_image::ImportError> for ApiError {
     fn from(error: hull_image::ImportError) -> Self {
+        if let hull_image::ImportError::Install(error @ InstallError::NoRoom { .. }) = &error {
+            return Self::of("over-quota", error.to_string());
+        }
         Self::new(422, "import-failed", "The image could not be imported", chain(&error))
     }
 }

@@ -88,12 +88,12 @@ pub enum NoRoom {
     /// It has promised its memory or processors already.
     #[error(transparent)]
     Capacity(#[from] OverCapacity),
-    /// The same, for those who are not to know how much of it there is.
-    #[error("the host has no room for it now: ask for less, or try again later")]
-    Full,
     /// Its disk is full.
     #[error(transparent)]
     Space(#[from] NoSpace),
+    /// One of these, for those who are not to know how much of it there is.
+    #[error("the host has no room for it now: ask for less, or try again later")]
+    Full,
     /// Its tenant runs as much as it may.
     #[error(transparent)]
     Quota(#[from] OverQuota),

@@ -1,5 +1,6 @@
 //! Quotas: the most a tenant may have of each resource. Pure, and tested over every one of them.
 
+use hull_image::ImageRecord;
 use hull_protocol::api::{Amounts, Resource};
 use hull_protocol::spec::MicrovmSpec;
 
@@ -55,6 +56,12 @@ pub fn of_existing(spec: &MicrovmSpec) -> Amounts {
     let ports = spec.networking.publish.len() as u64;
     let disk = disk_size(&spec.container).get();
     [(Resource::Microvms, 1), (Resource::Disk, disk), (Resource::Ports, ports)].into()
+}
+
+/// What images count for as long as they have a name.
+pub fn of_images(images: &[ImageRecord]) -> Amounts {
+    let size = images.iter().fold(0_u64, |sum, image| sum.saturating_add(image.size));
+    [(Resource::Disk, size)].into()
 }
 
 /// What it counts besides while it runs.

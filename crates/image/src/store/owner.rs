@@ -3,11 +3,10 @@
 //! Invariants: an owner finds an image by a name that it gave, or by the digest of an image that it has a name of; it gets
 //! no blob whose digest it merely knows. What it removes stays for those who need it.
 
-use std::sync::Arc;
-
 use super::index::Index;
-use super::{Freed, Removed, Store, StoreError};
+use super::{Freed, InstallError, Removed, Store, StoreError};
 use crate::digest::Digest;
+use crate::limits::Limits;
 use crate::record::ImageRecord;
 
 /// Between an owner and a name in the index; no name has it.
@@ -16,7 +15,33 @@ const MARK: char = '|';
 impl Store {
     /// The images of this owner. The empty one's names are kept as they are, and what has no name any more is its.
     pub fn of(&self, owner: &str) -> Self {
-        Self { inner: Arc::clone(&self.inner), owner: Some(owner.into()) }
+        Self { owner: Some(owner.into()), ..self.clone() }
+    }
+
+    /// The same images, of which all together, and each that comes, may have so many bytes.
+    pub fn within(mut self, room: u64) -> Self {
+        let Limits { max_blob_bytes, max_layer_bytes, max_image_bytes, .. } = &mut self.limits;
+        for limit in [max_blob_bytes, max_layer_bytes, max_image_bytes] {
+            *limit = room.min(*limit);
+        }
+        self.room = room;
+        self
+    }
+
+    /// Whether one more image is within the owner's room.
+    pub(super) fn has_room(&self, index: &Index, record: &ImageRecord) -> Result<(), InstallError> {
+        let seen = self.seen(index);
+        let others = seen.images.iter().filter(|image| image.record.digest != record.digest);
+        let used = others.fold(0_u64, |sum, image| sum.saturating_add(image.record.size));
+        if used.saturating_add(record.size) > self.room {
+            return Err(InstallError::NoRoom { size: record.size, left: self.room.saturating_sub(used) });
+        }
+        Ok(())
+    }
+
+    /// Whether its owner has everything there is.
+    pub(super) fn is_trusted(&self) -> bool {
+        matches!(self.owner.as_deref(), None | Some(""))
     }
 
     /// A name as it is kept in the index.
@@ -56,12 +81,11 @@ impl Store {
     /// Whether a blob that is there need not be sent again: who has no image with it proves that it has the blob by
     /// sending it.
     pub(crate) fn may_reuse(&self, digest: &Digest, size: u64) -> bool {
-        let trusted = matches!(self.owner.as_deref(), None | Some(""));
         let own = || {
             let index = self.seen(&self.inner.state().index);
             index.images.iter().any(|image| image.blobs.contains(digest))
         };
-        self.blobs().has(digest, size) && (trusted || own())
+        self.blobs().has(digest, size) && (self.is_trusted() || own())
     }
 
     /// As [`Store::remove`]; an image that would be deleted while `needed` by others stays, without a name.

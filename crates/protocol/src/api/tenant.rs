@@ -22,7 +22,7 @@ pub enum Resource {
     Cpus,
     /// Memory of guests that run, in bytes.
     Memory,
-    /// The largest that the writable disks of microVMs may grow to, in bytes.
+    /// The largest that the writable disks of microVMs may grow to, and images, in bytes.
     Disk,
     /// Networks that exist.
     Networks,

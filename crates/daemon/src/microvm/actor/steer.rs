@@ -41,13 +41,11 @@ impl Actor {
 
     /// Starts it, if the host has room.
     fn begin(&mut self) -> Result<(), NoRoom> {
-        crate::space::check(&self.host.paths.data)?;
+        // How much room there is is the host's own tenant's business.
+        let told = |why: NoRoom| if self.record.tenant == HOST_TENANT { why } else { NoRoom::Full };
+        crate::space::check(&self.host.paths.data).map_err(|full| told(full.into()))?;
         let tally = self.host.tenants.start(&self.record.tenant, quota::of_running(&self.record.spec))?;
-        let promise =
-            self.host.capacity.promise(self.share()).map_err(|over| match &*self.record.tenant {
-                HOST_TENANT => NoRoom::Capacity(over),
-                _ => NoRoom::Full,
-            })?;
+        let promise = self.host.capacity.promise(self.share()).map_err(|over| told(over.into()))?;
         self.next_start = None;
         self.record.state = State::Starting;
         self.record.exit = None;
