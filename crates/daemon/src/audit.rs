@@ -39,6 +39,8 @@ struct Log {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Whether its last line may have no end.
+    torn: bool,
     file_max: u64,
 }
 
@@ -143,25 +145,26 @@ impl Inner {
 impl Log {
     fn open(path: PathBuf, file_max: u64) -> io::Result<Self> {
         let mut file = opened(&path)?;
-        let mut size = file.metadata()?.len();
-        // A daemon that died within a line: the next one is one of its own.
+        let size = file.metadata()?.len();
+        let mut last = *b"\n";
         if size > 0 {
-            let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
-            if last != *b"\n" {
-                file.write_all(b"\n")?;
-                size += 1;
-            }
         }
-        Ok(Self { path, file, size, file_max })
+        Ok(Self { path, file, size, torn: last != *b"\n", file_max })
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         if self.size >= self.file_max {
             self.rotate()?;
         }
+        // A daemon died within a line, or the disk was full then: this one is one of its own.
+        if self.torn {
+            self.file.write_all(b"\n")?;
+        }
+        self.torn = true;
         self.file.write_all(line)?;
+        self.torn = false;
         self.size = self.size.saturating_add(line.len() as u64);
         Ok(())
     }
@@ -174,7 +177,7 @@ impl Log {
             }
         }
         self.file = opened(&self.path)?;
-        self.size = 0;
+        (self.size, self.torn) = (0, false);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! One connection: requests are read within bounds, one after the other.
 //!
 //! RFC 9112. A task of its own. Invariants: what is held of a request's head is at most [`HEAD_MAX`] bytes and 100 lines, and a head that
-//! is not whole after [`HEAD_WAIT`] is given up; over TCP a body that stands still for [`BODY_WAIT`] is, too.
+//! is not whole after [`HEAD_WAIT`] is given up; so is a body of which less than [`BODY_PACE`] bytes come in [`BODY_WAIT`], but from
+//! those who administer the host.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,8 +30,9 @@ use super::peers::{Peer, Place};
 const HEAD_MAX: usize = 64 << 10;
 /// How long a head may take, and a connection may be without a request.
 const HEAD_WAIT: Duration = Duration::from_secs(20);
-/// How long a body may stand still.
+/// How long a body is waited for until as many bytes of it have come, or its end.
 const BODY_WAIT: Duration = Duration::from_secs(60);
+const BODY_PACE: usize = 64 << 10;
 
 /// Answers what comes over a connection until it is over, or the daemon leaves.
 pub(super) async fn serve<Io>(
@@ -44,11 +46,11 @@ pub(super) async fn serve<Io>(
 {
     let heard = Arc::new(AtomicBool::new(false));
     let connection = Connection { io, heard: heard.clone(), _place: place };
+    let hurried = !door.is_own(&peer);
     let service = service_fn(|request: Request<Incoming>| {
         let (door, peer, heard) = (door.clone(), peer.clone(), heard.clone());
         async move {
-            let slow = matches!(peer, Peer::Address(_));
-            let response = door.answer(&peer, request.map(|body| Paced::new(body, slow))).await;
+            let response = door.answer(&peer, request.map(|body| Paced::new(body, hurried))).await;
             heard.store(false, Ordering::Release);
             Ok::<_, Infallible>(response)
         }
@@ -121,20 +123,24 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     }
 }
 
-/// A body that may not stand still for long.
-struct Paced {
-    body: Incoming,
-    /// When it has stood still too long; none where it may take its time.
-    limit: Option<Pin<Box<Sleep>>>,
+/// A body that has to come at some pace.
+struct Paced<B = Incoming> {
+    body: B,
+    /// None where it may take its time.
+    patience: Option<Patience>,
 }
 
-impl Paced {
-    fn new(body: Incoming, limited: bool) -> Self {
-        Self { limit: limited.then(|| Box::pin(sleep(BODY_WAIT))), body }
+impl<B> Paced<B> {
+    fn new(body: B, hurried: bool) -> Self {
+        Self { body, patience: hurried.then(Patience::new) }
     }
 }
 
-impl Body for Paced {
+impl<B> Body for Paced<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<axum::BoxError>,
+{
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -143,11 +149,13 @@ impl Body for Paced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(limit) = &mut self.limit {
-            if frame.is_ready() {
-                limit.as_mut().reset(Instant::now() + BODY_WAIT);
-            } else if limit.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(Err("the request's body stands still".into())));
+        if let Some(patience) = &mut self.patience {
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => patience.got(frame.data_ref().map_or(0, Bytes::len)),
+                Poll::Pending if patience.is_over(cx) => {
+                    return Poll::Ready(Some(Err("the request's body comes too slowly".into())));
+                }
+                _ => {}
             }
         }
         frame.map_err(Into::into)
@@ -159,5 +167,89 @@ impl Body for Paced {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// How long a body is still waited for. The time that is taken to use what has come does not count.
+struct Patience {
+    left: Duration,
+    missing: usize,
+    /// Since when nothing comes, and when that has been too long.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { left: BODY_WAIT, missing: BODY_PACE, waiting: None }
+    }
+
+    fn got(&mut self, bytes: usize) {
+        if let Some((since, _)) = self.waiting.take() {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
+        self.missing = self.missing.saturating_sub(bytes);
+        if self.missing == 0 {
+            *self = Self::new();
+        }
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let left = self.left;
+        let (_, end) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+        end.as_mut().poll(cx).is_ready()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// A body of these pieces, after which nothing comes.
+    struct Pieces(Vec<usize>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop() {
+                Some(size) => Poll::Ready(Some(Ok(Frame::data(vec![0; size].into())))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_too_slowly_ends() {
+        let mut body = Paced::new(Pieces(vec![1, BODY_PACE - 1, 1]), true);
+        let patience = |body: &Paced<Pieces>| {
+            let patience = body.patience.as_ref().unwrap();
+            (patience.left, patience.missing)
+        };
+        body.patience.as_mut().unwrap().left = Duration::ZERO;
+        for (missing, left) in
+            [(BODY_PACE - 1, Duration::ZERO), (BODY_PACE, BODY_WAIT), (BODY_PACE - 1, BODY_WAIT)]
+        {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            assert!(frame.unwrap().is_ok());
+            assert_eq!(patience(&body), (left, missing));
+        }
+        body.patience.as_mut().unwrap().left = Duration::ZERO;
+        let slow = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(slow.unwrap().unwrap_err().to_string().contains("too slowly"));
+    }
+
+    #[tokio::test]
+    async fn who_administers_the_host_may_take_its_time() {
+        let mut body = Paced::new(Pieces(Vec::new()), false);
+        let next = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending())).await;
+        assert!(next && body.patience.is_none());
     }
 }

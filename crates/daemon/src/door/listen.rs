@@ -7,7 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,10 @@ use super::peers::{Peer, Peers, Place};
 
 /// How long the first words of TLS may take.
 const TLS_WAIT: Duration = Duration::from_secs(10);
+/// How long a client over TCP may be silent before it is asked whether it is there.
+const KEEP_IDLE: Duration = Duration::from_secs(60);
+/// How often it is asked, and how long apart.
+const KEEP_ASKED: (u32, Duration) = (4, Duration::from_secs(15));
 /// How long a host that has no descriptors left is given to get some.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -86,6 +91,17 @@ pub async fn serve(door: Arc<Door>, entrances: Vec<Entrance>, peers: Peers, leav
     connections.wait().await;
 }
 
+/// Has answers go out at once, for they are small and waited for; has the kernel notice clients that have vanished, which
+/// would keep their places for ever.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (times, apart) = KEEP_ASKED;
+    sockopt::set_tcp_keepidle(stream, KEEP_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, apart)?;
+    sockopt::set_tcp_keepcnt(stream, times)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
+}
+
 /// What every connection gets.
 struct Inside {
     door: Arc<Door>,
@@ -124,8 +140,10 @@ impl Inside {
                 let (stream, address) = listener.accept().await?;
                 let peer = Peer::Address(address);
                 let Some(place) = self.place(&peer) else { return Ok(()) };
-                // Answers are small and waited for.
-                let _only_slower = stream.set_nodelay(true);
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!("a connection from {peer} has gone already: {error}");
+                    return Ok(());
+                }
                 let Some(tls) = tls.clone() else {
                     self.connections.spawn(connection::serve(door, peer, stream, place, leaving));
                     return Ok(());
@@ -145,8 +163,7 @@ impl Inside {
     }
 
     fn place(&self, peer: &Peer) -> Option<Place> {
-        let own = matches!(peer, Peer::User(uid) if self.door.is_own(*uid));
-        let place = self.peers.enter(peer, own);
+        let place = self.peers.enter(peer, self.door.is_own(peer));
         if place.is_none() {
             self.door.note_stranger(peer, 429, "this peer has as many connections as it may");
         }
