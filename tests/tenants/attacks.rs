@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::support::{Answer, spec};
-use super::{Host, token};
+use super::{Host, open_directory, token, user};
 
 /// An id that nobody has.
 const MISSING: &str = "0123456789abcdef0123456789abcdef";
@@ -114,6 +115,8 @@ fn victim(host: &Host) -> Victim {
 #[test]
 fn an_attacker_gets_nothing_and_is_seen() {
     let host = Host::new(&[]);
+    open_directory(host.daemon.dir.path());
+    host.daemon.ok(&["tenant", "update", "--uid", "4242", "mallory"]);
     let theirs = victim(&host);
     let mut attacker = Attacker::new(&host);
     objects(&mut attacker, &theirs);
@@ -122,7 +125,8 @@ fn an_attacker_gets_nothing_and_is_seen() {
     lists(&mut attacker, &theirs);
     tokens(&mut attacker, &theirs);
     wire(&mut attacker, &theirs);
-    assert!(attacker.attempts >= 30, "{}", attacker.attempts);
+    println!("{} attempts", attacker.attempts);
+    assert!(attacker.attempts >= 100, "{}", attacker.attempts);
     let mut now = host.done(&host.acme, "GET /v1/microvms/web", None);
     assert_eq!(
         now["cards"][0].as_object_mut().map(|card| card["ip"].clone()),
@@ -390,6 +394,8 @@ fn wire(attacker: &mut Attacker<'_>, theirs: &Victim) {
     // One that never comes to its end, and is given up.
     let mut slow = UnixStream::connect(host.daemon.socket()).unwrap();
     slow.write_all(b"GET /v1/system HTTP/1.1\r\nHost: hu").unwrap();
+    let endless = "POST /v1/networks HTTP/1.1\r\nHost: hull\r\nContent-Length: 100\r\n\r\n{";
+    let endless = user(4242, &host.daemon.socket(), endless).stdout(Stdio::piped()).spawn().unwrap();
     let head = format!("Host: hull\r\nAuthorization: Bearer {mine}\r\nConnection: close");
     attacker.garbage(
         400,
@@ -411,6 +417,7 @@ fn wire(attacker: &mut Attacker<'_>, theirs: &Victim) {
     );
     let answer = host.daemon.say(&smuggled).unwrap();
     assert!(answer.status == 400 && !answer.text.contains("HTTP/1.1"), "{answer:?}");
+    attacker.written(&attacker.who, "POST /v1/networks", 400);
     // A body that is larger than any that means something.
     attacker.attempts += 1;
     let length = 3_usize << 20;
@@ -432,4 +439,9 @@ fn wire(attacker: &mut Attacker<'_>, theirs: &Victim) {
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+    attacker.attempts += 1;
+    let given_up = endless.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&given_up.stdout);
+    assert!(said.starts_with("HTTP/1.1 400 "), "{said}");
+    attacker.written("uid:4242", "POST /v1/networks", 400);
 }
