@@ -13,6 +13,7 @@ use std::io;
 
 use bytes::BytesMut;
 use hull_protocol::api::Progress;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
@@ -28,7 +29,7 @@ use crate::store::{InstallError, Store};
 use archive::Survey;
 
 /// What a tar stream holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImportKind {
     /// An OCI image layout: `oci-layout`, `index.json`, `blobs/`.

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use hull_protocol::api::Image;
 use hull_protocol::health::{HealthSpec, HealthTest};
 use hull_protocol::units::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
 
 /// One image in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRecord {
     /// Digest of its manifest.
     pub digest: Digest,
@@ -30,7 +31,7 @@ pub struct ImageRecord {
 }
 
 /// How a container of an image runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ImageConfig {
     /// `NAME=value`, in order.

@@ -18,6 +18,7 @@ use crate::units::Bytes;
 
 /// A failed request: `application/problem+json`, RFC 9457.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{detail}")]
 pub struct Problem {
     /// What kind of problem it is: `about:blank` or a URI reference under `/problems/`.
@@ -33,6 +34,7 @@ pub struct Problem {
 
 /// The life of a microVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Made, never started.
@@ -71,6 +73,7 @@ impl State {
 
 /// How a container ended, as `wait` and the last frame of an attached stream say it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExitStatus {
     /// The process's status as a shell has it; 125 when the microVM failed, 126 when the command cannot be
     /// executed, 127 when it is not there (Docker's conventions).
@@ -88,6 +91,7 @@ pub struct ExitStatus {
 
 /// One microVM, as `GET /v1/microvms/{id}` shows it. Times are RFC 3339, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Microvm {
     /// 32 hexadecimal digits.
     pub id: String,
@@ -146,6 +150,7 @@ pub struct Microvm {
 
 /// One image in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// Digest of its manifest, `sha256:` and 64 hexadecimal digits.
     pub digest: String,
@@ -161,6 +166,7 @@ pub struct Image {
 
 /// `POST /v1/images/pull`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullRequest {
     /// What to pull.
@@ -181,6 +187,7 @@ pub struct PullRequest {
 
 /// A registry's user and password, or an identity token with user `<token>`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
     /// The user.
@@ -197,6 +204,7 @@ impl std::fmt::Debug for Credentials {
 
 /// One line of the stream that a pull or an import answers with (`application/x-ndjson`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
     /// Bytes of a blob that have arrived.
@@ -218,6 +226,7 @@ pub enum Progress {
 
 /// One kernel bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kernel {
     /// Its name.
     pub name: String,
@@ -235,6 +244,7 @@ pub struct Kernel {
 
 /// `GET /v1/system`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct System {
     /// The daemon's version.
     pub version: String,
@@ -260,6 +270,7 @@ pub struct System {
 
 /// What running microVMs have been promised of their host, and may be promised at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capacity {
     /// Memory promised, what VMMs need themselves included.
     pub memory: Bytes,

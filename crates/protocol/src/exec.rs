@@ -6,6 +6,7 @@ use crate::agent::WindowSize;
 
 /// `POST /v1/microvms/{id}/exec`: a process beside the container's own, in its namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ExecSpec {
     /// Program and arguments.
@@ -29,6 +30,7 @@ pub struct ExecSpec {
 
 /// Where such a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecState {
     /// Made, never started.
@@ -41,6 +43,7 @@ pub enum ExecState {
 
 /// `GET /v1/exec/{id}`. Times are RFC 3339, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exec {
     /// 32 hexadecimal digits.
     pub id: String,
@@ -64,6 +67,7 @@ pub struct Exec {
 
 /// One process of a container, as `GET /v1/microvms/{id}/processes` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ContainerProcess {
     /// Its id, as the container sees it.
     pub pid: u32,

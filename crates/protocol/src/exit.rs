@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The stated reason for the end of a microVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitReason {
     /// The guest powered itself off through ACPI.

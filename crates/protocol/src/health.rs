@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a container's health is checked. What is missing is the image's; what that lacks too, the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HealthSpec {
     /// What is run.
@@ -25,6 +26,7 @@ pub struct HealthSpec {
 
 /// What a check runs. Status 0 is healthy, every other is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthTest {
     /// Nothing: the image's check, too, is left out.
@@ -37,6 +39,7 @@ pub enum HealthTest {
 
 /// What is known of a container's health.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health {
     /// The verdict.
     pub status: HealthStatus,
@@ -49,6 +52,7 @@ pub struct Health {
 
 /// A verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthStatus {
     /// No check has succeeded yet, nor have too many failed.
@@ -72,6 +76,7 @@ impl HealthStatus {
 
 /// One check. Times are RFC 3339, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthResult {
     /// When it began.
     pub started_at: String,

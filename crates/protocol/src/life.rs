@@ -13,6 +13,7 @@ use crate::units::Bytes;
 
 /// When a microVM whose process has ended is started again; written as Docker writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^(no|always|unless-stopped|on-failure(:[0-9]{1,9})?)$")))]
 #[serde(into = "String", try_from = "String")]
 pub enum RestartPolicy {
     /// Never.
@@ -83,11 +84,13 @@ pub const CPU_PERIOD: u64 = 100_000;
 
 /// A weight among all processes that want a processor: 2 to 262,144, 1,024 is the usual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 2, "maximum" = 262_144)))]
 #[serde(into = "u32", try_from = "u32")]
 pub struct CpuShares(u32);
 
 /// Processor time in each period of [`CPU_PERIOD`], in microseconds: at least 1,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 1000, "maximum" = 100_000_000)))]
 #[serde(into = "u64", try_from = "u64")]
 pub struct CpuQuota(u64);
 
@@ -132,6 +135,7 @@ impl From<CpuQuota> for u64 {
 
 /// What the host gives a microVM's VMM, beyond the size of its machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostLimits {
     /// Its weight when processors are scarce; 1,024 when missing.
@@ -144,6 +148,7 @@ pub struct HostLimits {
 
 /// `PATCH /v1/microvms/{id}`: what is missing stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MicrovmPatch {
     /// Its new name.
@@ -165,6 +170,7 @@ pub struct MicrovmPatch {
 
 /// What an [`Event`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// A microVM.
@@ -177,6 +183,7 @@ pub enum Subject {
 
 /// Something that happened, as `GET /v1/events` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Its number: later events have higher ones, also those of later daemons.
     pub id: u64,
@@ -198,6 +205,7 @@ pub struct Event {
 
 /// What a microVM uses of its host right now. Counters begin at its VMM's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
     /// The microVM's id.
     pub id: String,
@@ -233,6 +241,7 @@ pub struct Stats {
 
 /// `GET /v1/system/df`: disk space in use, and how much of it a prune gives back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskUsage {
     /// By kind, as tables show it.
     pub kinds: Vec<DiskUse>,
@@ -242,6 +251,7 @@ pub struct DiskUsage {
 
 /// The disk space of one kind of object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskUse {
     /// `microvms`, `images`, `kernels`.
     pub kind: String,
@@ -257,6 +267,7 @@ pub struct DiskUse {
 
 /// `POST /v1/system/prune`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PruneRequest {
     /// Images that no microVM uses, even those with a name.
@@ -269,6 +280,7 @@ pub struct PruneRequest {
 
 /// What a prune removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pruned {
     /// Ids of microVMs.
     pub microvms: Vec<String>,

@@ -25,6 +25,7 @@ pub const MTU_MIN: u16 = 68;
 
 /// An Ethernet address, as `02:00:5e:10:00:01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$")))]
 #[serde(into = "String", try_from = "String")]
 pub struct Mac(pub [u8; 6]);
 
@@ -98,6 +99,7 @@ pub struct NetPlan {
 
 /// Limits in one direction; a missing one limits nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// Bytes of Ethernet frames.
@@ -110,6 +112,7 @@ pub struct RateLimit {
 
 /// A token bucket: so many a second, and so many at once after silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Tokens a second, at least 1.
@@ -148,6 +151,7 @@ pub struct InterfaceAddress {
 
 /// One network that a microVM is on, as the user asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// The network's name.
@@ -168,6 +172,7 @@ pub struct Attachment {
 
 /// The protocol of a published port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP.
@@ -179,6 +184,7 @@ pub enum Transport {
 
 /// A port of the host that leads to a port of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PublishedPort {
     /// The host's address; every address of the host when missing.
@@ -196,6 +202,7 @@ pub struct PublishedPort {
 
 /// What a microVM asks of networks, in [`crate::spec::MicrovmSpec`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetworkingSpec {
     /// The networks it is on. None given: [`DEFAULT_NETWORK`]. An empty list: none.
@@ -226,6 +233,7 @@ pub struct NetworkingSpec {
 
 /// A line of `/etc/hosts`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostEntry {
     /// The name.
@@ -236,6 +244,7 @@ pub struct HostEntry {
 
 /// What happens to traffic that no rule of an [`EgressPolicy`] names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It passes.
@@ -247,6 +256,7 @@ pub enum Verdict {
 
 /// What may leave a network or a microVM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EgressPolicy {
     /// For all that no rule names.
@@ -259,6 +269,7 @@ pub struct EgressPolicy {
 
 /// One exception. What is missing matches everything; a name needs the network's own resolver.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EgressRule {
     /// A network in CIDR notation, such as `192.0.2.0/24`.

@@ -79,6 +79,7 @@ pub struct BootPlan {
 
 /// What the guest's processors look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CpuModel {
     /// The host's processor, with everything that KVM can give a guest.
     #[default]

@@ -13,6 +13,7 @@ use crate::units::Bytes;
 
 /// A microVM as the user asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MicrovmSpec {
     /// A name of the user's choice, unique among its tenant's microVMs; made up when missing.
@@ -51,6 +52,7 @@ pub struct MicrovmSpec {
 
 /// The container in a microVM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
     /// The image: a reference, or a digest of an image that is in the store.

@@ -66,6 +66,7 @@ pub enum Answer {
 
 /// What is at a path of a container, as `GET /v1/microvms/{id}/files/stat` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileStat {
     /// Where it is, without links.
     pub path: String,
@@ -84,6 +85,7 @@ pub struct FileStat {
 
 /// Kinds of files that a copy treats differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FileKind {
     /// A regular file.

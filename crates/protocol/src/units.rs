@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A number of bytes. Parsed from `512`, `512k`, `512m`, `2g`, `1t` (powers of 1024, case-insensitive, an
 /// optional trailing `b` or `ib`); serialized as a plain number of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 

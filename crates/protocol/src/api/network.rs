@@ -9,6 +9,7 @@ use crate::network::{EgressPolicy, Mac};
 
 /// `POST /v1/networks`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Its name, unique within its tenant.
@@ -35,6 +36,7 @@ pub struct NetworkSpec {
 
 /// One network, as `GET /v1/networks/{name}` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Network {
     /// 32 hexadecimal digits.
     pub id: String,
@@ -73,6 +75,7 @@ pub struct Network {
 
 /// A microVM on a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Member {
     /// Its id.
     pub id: String,
@@ -84,6 +87,7 @@ pub struct Member {
 
 /// One network card of a microVM: its lease on a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Card {
     /// The network's id.
     pub network_id: String,
@@ -110,6 +114,7 @@ pub struct Card {
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Refused {
     /// Packets.
     pub packets: u64,

@@ -14,6 +14,7 @@ pub(super) fn host_tenant() -> String {
 
 /// What a tenant can have so much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Resource {
     /// MicroVMs that exist.
@@ -51,6 +52,7 @@ pub type Amounts = BTreeMap<Resource, u64>;
 
 /// `POST /v1/tenants`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TenantSpec {
     /// Its name: up to 63 lower-case letters, digits and `-`, the first a letter or digit.
@@ -65,6 +67,7 @@ pub struct TenantSpec {
 
 /// `PATCH /v1/tenants/{name}`: what is missing stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TenantPatch {
     /// Quotas that are set, or, with null, taken away.
@@ -77,6 +80,7 @@ pub struct TenantPatch {
 
 /// One tenant. Times are RFC 3339, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tenant {
     /// Its name.
     pub name: String,
@@ -96,6 +100,7 @@ pub struct Tenant {
 
 /// What may be done; each of these includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// Look at everything.
@@ -108,6 +113,7 @@ pub enum Scope {
 
 /// `POST /v1/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenSpec {
     /// What it is for.
@@ -122,6 +128,7 @@ pub struct TokenSpec {
 
 /// One token, without what is secret of it. Times are RFC 3339, UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Token {
     /// 16 hexadecimal digits, which are part of the token itself.
     pub id: String,
@@ -144,6 +151,7 @@ pub struct Token {
 
 /// The answer to `POST /v1/tokens`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewToken {
     /// The token itself, for `Authorization: Bearer`; it is shown this once.
     pub secret: String,
@@ -160,6 +168,7 @@ impl fmt::Debug for NewToken {
 
 /// One line of the audit log: who did what to which object, when, with which result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditEntry {
     /// Its number: later ones are higher.
     pub id: u64,
