@@ -1,5 +1,7 @@
 //! The API over TCP: TLS, clients' certificates, and what may be spoken without.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -141,5 +143,43 @@ fn what_is_not_encrypted_stays_on_the_host() {
         let output = command.output().unwrap();
         let log = said(&output) + &String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && log.contains(why), "{flags:?}: {log}");
+    }
+}
+
+#[test]
+fn what_the_api_is_anybody_may_read() {
+    let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--plain-http"]);
+    let place = address(&daemon);
+    let place = place.strip_prefix("http://").unwrap();
+    let ask = |line: &str| {
+        let mut stream = TcpStream::connect(place).unwrap();
+        write!(stream, "{line} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (path, holds) in [
+        ("/docs", "<title>Hull API</title>"),
+        ("/docs/page.css", "prefers-color-scheme"),
+        ("/docs/page.js", "/v1/openapi.json"),
+        ("/v1/openapi.json", "\"openapi\": \"3.1.0\""),
+    ] {
+        let answer = ask(&format!("GET {path}"));
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(holds), "{path}: {answer:.500}");
+        let policy = answer.contains("content-security-policy: default-src 'none'");
+        assert!(policy || !path.starts_with("/docs"), "{path}: {answer:.500}");
+        assert!(ask(&format!("POST {path}")).starts_with("HTTP/1.1 405 "), "{path}");
+    }
+    let closed = [
+        "/docs/",
+        "/docs/../v1/system",
+        "/docs/page.html",
+        "//docs",
+        "/docs%2fpage.js",
+        "/v1/openapi.json/",
+        "/v1",
+    ];
+    for path in closed {
+        assert!(ask(&format!("GET {path}")).starts_with("HTTP/1.1 401 "), "{path}");
     }
 }

@@ -49,6 +49,8 @@ pub struct Door {
     on_demand: bool,
     /// The API of each tenant that has come so far.
     routers: Mutex<HashMap<Arc<str>, Router>>,
+    /// What is for everybody.
+    open: Router,
 }
 
 /// Why a request goes no further.
@@ -86,7 +88,7 @@ impl IntoResponse for Refused {
 impl Door {
     /// The door to these.
     pub fn new(fleet: Arc<Fleet>, on_demand: bool) -> Self {
-        Self { fleet, on_demand, routers: Mutex::default() }
+        Self { fleet, on_demand, routers: Mutex::default(), open: api::open_router() }
     }
 
     /// Answers a request.
@@ -96,15 +98,17 @@ impl Door {
         B::Error: Into<axum::BoxError>,
     {
         let mut line = Line::new(&self.fleet, peer, &request);
+        if api::is_open(request.uri().path()) {
+            let response = call(self.open.clone(), request).await;
+            line.answered(&response);
+            return response;
+        }
         let response = match self.identify(peer, request.headers(), &mut line) {
             Err(refused) => refused.into_response(),
             Ok(principal) => {
                 let router = self.router(&principal.tenant);
                 request.extensions_mut().insert(principal);
-                match TowerToHyperService::new(router).call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                }
+                call(router, request).await
             }
         };
         line.answered(&response);
@@ -174,6 +178,17 @@ impl Door {
             ..AuditEntry::default()
         };
         self.fleet.host().audit.write(entry);
+    }
+}
+
+async fn call<B>(router: Router, request: Request<B>) -> Response
+where
+    B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    match TowerToHyperService::new(router).call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }
 

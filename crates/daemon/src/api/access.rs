@@ -37,6 +37,14 @@ fn needs(method: &Method, route: &str) -> Need {
     }
 }
 
+/// The scope that a route needs; none where it needs to administer the host.
+pub(super) fn scope(method: &Method, route: &str) -> Option<Scope> {
+    match needs(method, route) {
+        Need::Scope(scope) => Some(scope),
+        Need::Host => None,
+    }
+}
+
 fn allowed(principal: &Principal, need: Need) -> Result<(), ApiError> {
     let refused = |what: &str| Err(ApiError::of("forbidden", what.to_owned()));
     match need {

@@ -4,24 +4,39 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use hull_protocol::api::AuditEntry;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::access::whole;
 use super::kernels::blocking;
+use super::operation::{Operation, get, json};
 use super::problem::ApiError;
 use super::{Api, query};
 use crate::audit::Wanted;
 
+/// What is asked of the audit log.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![get("/v1/audit", audit, "readAudit", "Read who did what").query::<Query>().answers(json::<
+        Vec<AuditEntry>,
+    >(
+        200,
+        "Entries, the oldest first.",
+    ))]
+}
+
 /// How many entries there are in an answer when the request does not say, and at most.
 const LIMIT: (usize, usize) = (100, 10_000);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Query {
+    /// How many at most: 100 when missing, 10,000 at most.
     limit: Option<usize>,
     /// The first ones after this number; without it, the last ones.
     after: Option<u64>,
+    /// Those of this tenant.
     tenant: Option<String>,
+    /// Those by this one: `uid:` and a number, or `token:` and an id.
     who: Option<String>,
 }
 

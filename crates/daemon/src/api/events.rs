@@ -11,18 +11,33 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hull_protocol::life::{Event, Subject};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::operation::{Operation, bytes, get};
 use super::problem::ApiError;
 use super::{Api, query, streamed};
 use crate::clock;
 use crate::events::{Found, Reader};
 
+/// What is asked of events.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/events", events, "followEvents", "Follow what happens")
+            .notes("Server-sent events (the HTML standard, section 9.2). Each has an `id`, its subject and action as `event`, \
+                and an `Event` as `data`. Who comes back with the number of the last one seen misses none that is still \
+                kept; where some are not, an event `lost` says so.")
+            .query::<Query>()
+            .headers(&["Last-Event-ID"])
+            .answers(bytes("text/event-stream", "Events, until `until` or the client leaves.")),
+    ]
+}
+
 /// How often a silent stream says that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Query {
     /// Those after this number.
@@ -31,7 +46,7 @@ struct Query {
     since: Option<String>,
     /// Those before this time; the stream ends then.
     until: Option<String>,
-    /// Those that are there, without waiting for more.
+    /// Whether to wait for more; else the stream ends with those that are there.
     #[serde(default = "yes")]
     follow: bool,
     #[serde(flatten)]
@@ -43,11 +58,13 @@ fn yes() -> bool {
 }
 
 /// Which events are wanted; what is missing is any.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 struct Filter {
+    /// What they are about.
     subject: Option<Subject>,
+    /// What happened, such as `start`; several with commas between them.
     action: Option<String>,
-    /// An id, the beginning of one, or a name.
+    /// Which object: an id, the beginning of one, or a name; several with commas between them.
     of: Option<String>,
 }
 

@@ -9,20 +9,49 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hull_protocol::agent::WindowSize;
-use hull_protocol::exec::Exec;
+use hull_protocol::exec::{Exec, ExecSpec};
 use hull_protocol::stream::Kind;
 use hyper_util::rt::TokioIo;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::access::Made;
+use super::operation::{Operation, done, get, json, post, switched};
 use super::problem::ApiError;
 use super::streams::{out_of_place, read_frame, send, switching, wants_upgrade, window_size};
 use super::{Api, access, body, query};
 use crate::microvm::exec::{ExecError, Execs, front};
 use crate::microvm::output::{Input, Sent};
 use crate::plan;
+
+/// What is asked of further processes.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        post("/v1/microvms/{id}/exec", create, "createExec", "Prepare a further process in a running container")
+            .body::<ExecSpec>()
+            .answers(json::<Exec>(201, "The process, not started yet.").with(&["Location"]))
+            .fails(&["conflict"]),
+        get("/v1/exec/{id}", inspect, "inspectExec", "Show a further process")
+            .answers(json::<Exec>(200, "The process.")),
+        post("/v1/exec/{id}/start", start, "startExec", "Start a further process")
+            .notes("With its streams: the request asks for `Upgrade: hull-stream`, and the connection then carries \
+                frames as for attach. Or detached.")
+            .query::<Start>()
+            .answers(json::<Exec>(200, "It was started detached."))
+            .answers(switched("It was started, and the connection carries its streams."))
+            .fails(&["conflict"]),
+        post("/v1/exec/{id}/resize", resize, "resizeExec", "Set the size of its terminal")
+            .body::<WindowSize>()
+            .answers(done("The size is set."))
+            .fails(&["conflict"]),
+        post("/v1/exec/{id}/kill", kill, "killExec", "Send it a signal")
+            .query::<Kill>()
+            .answers(done("The signal is sent."))
+            .fails(&["conflict"]),
+    ]
+}
 
 /// What a terminal's process is told when its client has gone.
 const HANG_UP: i32 = 1;
@@ -50,9 +79,10 @@ pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> R
     Ok(Json(find(&api, &id)?.1))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Start {
+    /// Without streams: answered with the record once it runs.
     #[serde(default)]
     detach: bool,
 }
@@ -163,9 +193,10 @@ pub(super) async fn resize(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Kill {
+    /// A name such as `TERM` or `SIGTERM`, or a number; KILL when missing.
     signal: Option<String>,
 }
 

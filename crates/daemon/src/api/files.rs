@@ -10,20 +10,56 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, TryStreamExt};
 use hull_protocol::exec::ContainerProcess;
 use hull_protocol::transfer::{Answer, FileStat, Query};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::operation::{Operation, bytes, done, get as read, json, put as write};
 use super::problem::ApiError;
 use super::{Api, query};
 use crate::microvm::chain;
 use crate::microvm::transfer::TransferError;
 
+const TAR: &str = "application/x-tar";
+/// How a look into a container fails.
+const INTO: [&str; 3] = ["no-such-file", "conflict", "copy-failed"];
+
+/// What is asked of files and processes.
+pub(super) fn operations() -> Vec<Operation> {
+    const FILES: &str = "/v1/microvms/{id}/files";
+    vec![
+        read(FILES, get, "copyOut", "Copy files out of a running container")
+            .query::<Get>()
+            .answers(bytes(TAR, "What is there, as a tar stream; one that breaks off was not whole."))
+            .fails(&INTO),
+        write(FILES, put, "copyIn", "Copy files into a running container")
+            .query::<Put>()
+            .stream_in(TAR)
+            .answers(done("All of it is written."))
+            .fails(&INTO),
+        read("/v1/microvms/{id}/files/stat", stat, "statFile", "What is at a path of a running container")
+            .query::<Stat>()
+            .answers(json::<FileStat>(200, "What is there."))
+            .fails(&INTO),
+        read(
+            "/v1/microvms/{id}/processes",
+            processes,
+            "listProcesses",
+            "List the processes of a running container",
+        )
+        .answers(json::<Vec<ContainerProcess>>(200, "The processes."))
+        .fails(&["conflict", "copy-failed"]),
+    ]
+}
+
 /// How long the rest of an archive that could not be written is read, to be dropped.
 const DROP_WAIT: Duration = Duration::from_secs(30);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Stat {
+    /// Where in the container.
     path: String,
+    /// Where a link at the end of the path leads, instead of the link.
     #[serde(default)]
     follow: bool,
 }
@@ -40,12 +76,15 @@ pub(super) async fn stat(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Get {
+    /// Where in the container.
     path: String,
+    /// Where a link at the end of the path leads, instead of the link.
     #[serde(default)]
     follow: bool,
+    /// Its name in the archive; the last of the path when missing.
     name: Option<String>,
 }
 
@@ -60,13 +99,15 @@ pub(super) async fn get(
     let archive = transfer.archive().inspect_err(move |error| {
         tracing::warn!("a copy out of microVM {id} broke off: {}", chain(error));
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(Box::pin(archive))).into_response())
+    Ok(([(header::CONTENT_TYPE, TAR)], Body::from_stream(Box::pin(archive))).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Put {
+    /// A directory in the container, which is there.
     path: String,
+    /// With the users and groups that the archive names; else all belongs to root.
     #[serde(default)]
     keep_owner: bool,
 }

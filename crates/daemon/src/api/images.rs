@@ -14,14 +14,42 @@ use futures_util::TryStreamExt;
 use hull_image::{Digest, ImageRecord, ImportKind};
 use hull_protocol::api::{Image, Progress, PullRequest};
 use hull_protocol::life::Subject;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::kernels::blocking;
+use super::operation::{NDJSON, Operation, delete, done, get, json, lines, post};
 use super::problem::ApiError;
 use super::{Api, Remove, body, page, query};
+
+/// What is asked of images.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/images", list, "listImages", "List images")
+            .query::<page::Wanted>()
+            .answers(json::<Vec<Image>>(200, "A page of images.").with(&["Link"])),
+        post("/v1/images/pull", pull, "pullImage", "Pull an image from a registry")
+            .notes("Its last line is `done` or `failed`, with the problem. A client that goes away ends its pull.")
+            .body::<PullRequest>()
+            .answers(lines::<Progress>("Progress, as it is made."))
+            .fails(&["no-space"]),
+        post("/v1/images/import", import, "importImage", "Import an image from an archive")
+            .query::<Import>()
+            .stream_in("application/x-tar")
+            .answers(lines::<Progress>("One line, `done`."))
+            .fails(&["import-failed", "over-quota", "no-space"]),
+        get("/v1/images/{name}", inspect, "inspectImage", "Show an image")
+            .answers(json::<ImageRecord>(200, "The image."))
+            .fails(&["no-such-image", "conflict"]),
+        delete("/v1/images/{name}", remove, "removeImage", "Remove an image, or one of its names")
+            .query::<Remove>()
+            .answers(done("It is gone."))
+            .fails(&["no-such-image", "conflict"]),
+    ]
+}
 
 /// How many lines of progress wait for the client; what comes while they do is left out.
 const LINES: usize = 64;
@@ -97,13 +125,15 @@ fn ndjson(lines: mpsc::Receiver<Progress>, work: AbortOnDropHandle<()>) -> Respo
         line.push(b'\n');
         Some((Ok::<_, Infallible>(Bytes::from(line)), (lines, work)))
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(Box::pin(lines))).into_response()
+    ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(Box::pin(lines))).into_response()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Import {
+    /// The name that it gets.
     name: String,
+    /// What is sent; found out when missing.
     #[serde(rename = "type")]
     kind: Option<ImportKind>,
 }
@@ -116,5 +146,5 @@ pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Resu
     tell(&api, "import", &image);
     let mut line = serde_json::to_vec(&Progress::Done(Box::new(Image::from(&image)))).unwrap_or_default();
     line.push(b'\n');
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], line).into_response())
+    Ok(([(header::CONTENT_TYPE, NDJSON)], line).into_response())
 }

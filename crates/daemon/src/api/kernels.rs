@@ -11,12 +11,31 @@ use axum::response::Response;
 use futures_util::TryStreamExt;
 use hull_protocol::api::Kernel;
 use hull_protocol::life::Subject;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use super::operation::{Operation, delete, done, get, json, post};
 use super::problem::ApiError;
 use super::{Api, access, page, query};
 use crate::kernel::{ImportOptions, ImportSource};
+
+/// What is asked of kernels.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/kernels", list, "listKernels", "List kernel bundles")
+            .query::<page::Wanted>()
+            .answers(json::<Vec<Kernel>>(200, "A page of bundles.").with(&["Link"])),
+        post("/v1/kernels", import, "importKernel", "Make a kernel bundle")
+            .query::<Import>()
+            .stream_in("application/octet-stream")
+            .answers(json::<Kernel>(200, "The bundle."))
+            .fails(&["conflict"]),
+        delete("/v1/kernels/{name}", remove, "removeKernel", "Remove a kernel bundle")
+            .answers(done("It is gone."))
+            .fails(&["conflict"]),
+    ]
+}
 
 /// Runs blocking work on the stores.
 pub(super) async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
@@ -39,18 +58,23 @@ fn tell(api: &Api, action: &str, name: &str) {
     api.fleet.events().tell(Subject::Kernel, action, name, name, BTreeMap::new());
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Source {
+    /// A Debian package.
     Deb,
+    /// A tar archive of `boot` and `lib/modules`.
     Tar,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Import {
+    /// What is sent.
     kind: Source,
+    /// The bundle's name; the release when missing.
     name: Option<String>,
+    /// MicroVMs that name no kernel get this one.
     #[serde(default)]
     default: bool,
 }

@@ -12,24 +12,46 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hull_protocol::api::State as Life;
 use hull_protocol::stream::{self, Kind, PAYLOAD_MAX};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::events::moment;
+use super::operation::{Operation, bytes, get};
 use super::problem::ApiError;
 use super::{Api, query, streamed};
 use crate::clock::rfc3339_nanos;
 use crate::microvm::Microvm;
 use crate::microvm::log::Record;
 
-#[derive(Deserialize)]
+/// The media type of frames, [`hull_protocol::stream`].
+const FRAMES: &str = "application/vnd.hull.stream";
+
+/// What is asked of logs.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/microvms/{id}/logs", logs, "readLogs", "Read what its process has printed")
+            .notes("Frames of a header of 8 bytes (the stream, 1 for standard output and 2 for standard error; three zeros; \
+                the length as a big-endian 32-bit number) and so many bytes, as of Docker's multiplexed streams.")
+            .query::<Query>()
+            .answers(bytes(FRAMES, "Frames."))
+            .fails(&["conflict"]),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Query {
+    /// Wait for more until it ends.
     #[serde(default)]
     follow: bool,
+    /// The last so many lines; all that are kept when missing.
     tail: Option<usize>,
+    /// What was printed since this time, RFC 3339 or seconds since 1970.
     since: Option<String>,
+    /// What was printed before this time.
     until: Option<String>,
+    /// The time before each line.
     #[serde(default)]
     timestamps: bool,
 }
@@ -50,7 +72,7 @@ pub(super) async fn logs(
         let mut sender = Sender { frames, stamps };
         let _reader_has_left = sender.send_all(&microvm, Wanted { follow, tail, since, until }).await;
     });
-    let headers = [(header::CONTENT_TYPE, "application/vnd.hull.stream")];
+    let headers = [(header::CONTENT_TYPE, FRAMES)];
     Ok((headers, streamed(receiver)).into_response())
 }
 

@@ -11,19 +11,41 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hull_protocol::api::Microvm;
 use hull_protocol::life::Stats;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::kernels::blocking;
+use super::operation::{Operation, bytes, get, json, lines};
 use super::problem::ApiError;
 use super::{Api, access, query, streamed};
 use crate::metrics::Metrics;
 
+/// The media type of metrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is asked of measurements.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/microvms/{id}/stats", one, "measureMicrovm", "Measure what a microVM uses")
+            .query::<Wanted>()
+            .answers(json::<Stats>(200, "What it uses now."))
+            .answers(lines::<Stats>("With `stream`: a line each second, until it ends."))
+            .fails(&["conflict"]),
+        get("/v1/stats", all, "measureAll", "Measure what every running microVM uses")
+            .query::<Wanted>()
+            .answers(json::<Vec<Stats>>(200, "What they use now."))
+            .answers(lines::<Vec<Stats>>("With `stream`: a line each second.")),
+        get("/metrics", metrics, "readMetrics", "Everything that is counted, as Prometheus reads it")
+            .answers(bytes(OPEN_METRICS, "Metrics in the OpenMetrics text format.")),
+    ]
+}
+
 /// How often a stream measures.
 const EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
     /// Again and again, a line of JSON each time.
@@ -40,7 +62,7 @@ pub(super) async fn one(
     let Wanted { stream } = query(&uri)?;
     let microvm = api.fleet.find(&id)?;
     if stream {
-        return Ok(lines(move || {
+        return Ok(each_second(move || {
             let (api, record) = (api.clone(), microvm.record());
             async move { of_records(&api, vec![record]).await.pop() }
         }));
@@ -56,7 +78,7 @@ pub(super) async fn all(State(api): State<Api>, uri: Uri) -> Result<Response, Ap
     if !stream {
         return Ok(Json(of_records(&api, api.fleet.list()).await).into_response());
     }
-    Ok(lines(move || {
+    Ok(each_second(move || {
         let api = api.clone();
         async move { Some(of_records(&api, api.fleet.list()).await) }
     }))
@@ -69,7 +91,7 @@ async fn of_records(api: &Api, records: Vec<Microvm>) -> Vec<Stats> {
 }
 
 /// A line of JSON each second, until there is nothing to measure or nobody reads.
-fn lines<T, F>(mut now: impl FnMut() -> F + Send + 'static) -> Response
+fn each_second<T, F>(mut now: impl FnMut() -> F + Send + 'static) -> Response
 where
     T: Serialize + Send,
     F: Future<Output = Option<T>> + Send,
@@ -100,8 +122,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError
     let host = whole.host();
     let text = host.metrics.text(&states, &host.capacity.shown(), &stats);
     let text = text.map_err(|error| ApiError::internal(&error))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
 /// Counts every request by its route.

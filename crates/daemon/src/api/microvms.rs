@@ -9,8 +9,12 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm, State as Life};
+use hull_protocol::life::MicrovmPatch;
+use hull_protocol::spec::MicrovmSpec;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::operation::{Answer, Operation, delete, done, get, json, patch, post};
 use super::problem::ApiError;
 use super::{Api, Remove, access, body, idempotency, page, query};
 use crate::fleet::FleetError;
@@ -18,20 +22,111 @@ use crate::microvm::chain;
 use crate::plan;
 use crate::state::StateError;
 
+/// How a step in its life fails.
+const STEP: [&str; 2] = ["conflict", "vmm-failed"];
+/// How a start fails.
+const START: [&str; 7] =
+    ["no-such-network", "conflict", "over-capacity", "over-quota", "vmm-failed", "no-networks", "no-space"];
+
+/// What is asked of the collection, and of one record.
+pub(super) fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/microvms/{id}";
+    vec![
+        get("/v1/microvms", list, "listMicrovms", "List microVMs")
+            .notes("In the order in which they were made.")
+            .query::<List>()
+            .answers(json::<Vec<Microvm>>(200, "A page of microVMs.").with(&["Link"])),
+        post("/v1/microvms", create, "createMicrovm", "Create a microVM")
+            .notes("It is not started. The image must be in the store; its digest is pinned.")
+            .headers(&["Idempotency-Key"])
+            .body::<MicrovmSpec>()
+            .answers(json::<Microvm>(201, "The new microVM.").with(&["ETag", "Idempotency-Replayed", "Location"]))
+            .fails(&[
+                "no-such-image",
+                "no-such-network",
+                "conflict",
+                "name-taken",
+                "over-quota",
+                "key-reused",
+                "no-networks",
+                "no-space",
+            ]),
+        get(ONE, inspect, "inspectMicrovm", "Show a microVM")
+            .answers(record("The microVM."))
+            .fails(&["conflict"]),
+        patch(ONE, update, "updateMicrovm", "Change a microVM")
+            .notes("Its name, labels, restart policy and limits on the host, also while it runs. What is missing stays.")
+            .headers(&["If-Match"])
+            .body::<MicrovmPatch>()
+            .answers(record("The microVM as it is now."))
+            .fails(&["conflict", "name-taken", "precondition-failed"]),
+        delete(ONE, remove, "removeMicrovm", "Remove a microVM")
+            .notes("With its disk and logs.")
+            .query::<Remove>()
+            .answers(done("It is gone."))
+            .fails(&["conflict", "vmm-failed"]),
+    ]
+}
+
+/// What is done to one.
+pub(super) fn steps() -> Vec<Operation> {
+    let now = || json::<Microvm>(200, "The microVM as it is now.");
+    vec![
+        post("/v1/microvms/{id}/start", start, "startMicrovm", "Start a microVM")
+            .notes("Answered when its process runs, or could not be started.")
+            .answers(now())
+            .fails(&START),
+        post("/v1/microvms/{id}/stop", stop, "stopMicrovm", "Stop a microVM")
+            .notes("Its process gets the image's stop signal, after the grace SIGKILL; then its power button is pressed. \
+                Answered when it has stopped.")
+            .query::<Stop>()
+            .answers(now())
+            .fails(&STEP),
+        post("/v1/microvms/{id}/restart", restart, "restartMicrovm", "Stop a microVM, and start it again")
+            .query::<Stop>()
+            .answers(now())
+            .fails(&START),
+        post("/v1/microvms/{id}/pause", pause, "pauseMicrovm", "Stop a microVM in place")
+            .answers(now())
+            .fails(&STEP),
+        post("/v1/microvms/{id}/unpause", unpause, "unpauseMicrovm", "Let a paused microVM go on")
+            .answers(now())
+            .fails(&STEP),
+        post("/v1/microvms/{id}/kill", kill, "killMicrovm", "Send its process a signal")
+            .query::<Kill>()
+            .answers(done("The signal is sent."))
+            .fails(&STEP),
+        post("/v1/microvms/{id}/resize", resize, "resizeMicrovm", "Set the size of its terminal")
+            .body::<WindowSize>()
+            .answers(done("The size is set."))
+            .fails(&STEP),
+        get("/v1/microvms/{id}/wait", wait, "waitForMicrovm", "Wait until its process has ended")
+            .notes("At once, where it does not run.")
+            .answers(json::<ExitStatus>(200, "How it ended."))
+            .fails(&["conflict"]),
+    ]
+}
+
+fn record(says: &'static str) -> Answer {
+    json::<Microvm>(200, says).with(&["ETag"])
+}
+
 /// How long a stop waits when the request does not say, in seconds: as Docker's.
 const GRACE: u64 = 10;
 /// The longest a stop waits, in seconds.
 const GRACE_MAX: u64 = 3600;
 
 /// Which microVMs are wanted.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct List {
+    /// How many at most; all when missing.
     limit: Option<usize>,
+    /// Those after this place, as a `Link` to the next page has it.
     after: Option<String>,
-    /// A state.
+    /// Those in this state.
     state: Option<Life>,
-    /// `KEY` or `KEY=value`.
+    /// Those with this label: `KEY` or `KEY=value`.
     label: Option<String>,
 }
 
@@ -159,9 +254,10 @@ pub(super) async fn start(State(api): State<Api>, Path(id): Path<String>) -> Res
     Ok(Json(microvm.record()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Stop {
+    /// Seconds until it is killed: 10 when missing, 3600 at most.
     grace: Option<u64>,
 }
 
@@ -176,9 +272,10 @@ pub(super) async fn stop(
     Ok(Json(microvm.record()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Kill {
+    /// A name such as `TERM` or `SIGTERM`, or a number; KILL when missing.
     signal: Option<String>,
 }
 

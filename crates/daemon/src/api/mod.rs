@@ -5,6 +5,8 @@
 
 mod access;
 mod audit;
+mod docs;
+mod document;
 mod events;
 mod exec;
 mod files;
@@ -15,6 +17,7 @@ mod logs;
 mod measure;
 mod microvms;
 mod networks;
+mod operation;
 mod page;
 pub mod problem;
 mod streams;
@@ -29,12 +32,14 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware;
-use axum::routing::{get, post};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+pub use self::docs::{is_open, router as open_router};
+use self::operation::Operation;
 use self::problem::ApiError;
 use crate::metrics::Metrics;
 use crate::view::View;
@@ -51,61 +56,38 @@ pub struct Api {
     pub on_demand: bool,
 }
 
+/// Everything that can be asked.
+fn operations() -> Vec<Operation> {
+    let all = [
+        microvms::operations(),
+        microvms::steps(),
+        streams::operations(),
+        logs::operations(),
+        files::operations(),
+        measure::operations(),
+        exec::operations(),
+        images::operations(),
+        kernels::operations(),
+        networks::operations(),
+        events::operations(),
+        system::operations(),
+        tenants::operations(),
+        tokens::operations(),
+        audit::operations(),
+        docs::operations(),
+    ];
+    all.into_iter().flatten().collect()
+}
+
 /// The routes, for one tenant. Requests come with the [`crate::tenants::principal::Principal`] who asks.
 pub fn router(api: Api, metrics: Metrics) -> Router {
-    let microvm = Router::new()
-        .route("/", get(microvms::inspect).patch(microvms::update).delete(microvms::remove))
-        .route("/start", post(microvms::start))
-        .route("/stop", post(microvms::stop))
-        .route("/restart", post(microvms::restart))
-        .route("/pause", post(microvms::pause))
-        .route("/unpause", post(microvms::unpause))
-        .route("/stats", get(measure::one))
-        .route("/kill", post(microvms::kill))
-        .route("/resize", post(microvms::resize))
-        .route("/wait", get(microvms::wait))
-        .route("/attach", post(streams::attach))
-        .route("/logs", get(logs::logs))
-        .route("/exec", post(exec::create))
-        .route("/files", get(files::get).put(files::put).layer(DefaultBodyLimit::disable()))
-        .route("/files/stat", get(files::stat))
-        .route("/processes", get(files::processes));
-    let exec = Router::new()
-        .route("/", get(exec::inspect))
-        .route("/start", post(exec::start))
-        .route("/resize", post(exec::resize))
-        .route("/kill", post(exec::kill));
-    let images = Router::new()
-        .route("/", get(images::list))
-        .route("/pull", post(images::pull))
-        .route("/import", post(images::import).layer(DefaultBodyLimit::disable()))
-        .route("/{name}", get(images::inspect).delete(images::remove));
-    let kernels = Router::new()
-        .route("/", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
-        .route("/{name}", axum::routing::delete(kernels::remove));
-    Router::new()
-        .route("/v1/microvms", get(microvms::list).post(microvms::create))
-        .nest("/v1/microvms/{id}", microvm)
-        .nest("/v1/exec/{id}", exec)
-        .nest("/v1/images", images)
-        .nest("/v1/kernels", kernels)
-        .route("/v1/networks", get(networks::list).post(networks::create))
-        .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
-        .route("/v1/events", get(events::events))
-        .route("/v1/stats", get(measure::all))
-        .route("/v1/system", get(system::system))
-        .route("/v1/system/df", get(system::disk_usage))
-        .route("/v1/system/prune", post(system::prune))
-        .route("/v1/tenants", get(tenants::list).post(tenants::create))
-        .route("/v1/tenants/{name}", get(tenants::inspect).patch(tenants::update).delete(tenants::remove))
-        .route("/v1/tokens", get(tokens::list).post(tokens::create))
-        .route("/v1/tokens/{id}", axum::routing::delete(tokens::remove))
-        .route("/v1/audit", get(audit::audit))
-        .route("/metrics", get(measure::metrics))
-        .route("/problems/{kind}", get(system::problem))
+    let routes = operations().into_iter().map(Operation::into_route);
+    routes
+        .fold(Router::new(), |router, (path, route)| router.route(path, route))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::map_response(problem::told))
         .layer(middleware::from_fn(access::guard))
         .layer(middleware::from_fn_with_state(metrics, measure::count))
         .with_state(api)
@@ -134,7 +116,7 @@ fn streamed(pieces: mpsc::Receiver<Bytes>) -> Body {
 }
 
 /// The query of a removal.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Remove {
     /// Even if it runs, or if microVMs that do not run need it.

@@ -4,11 +4,36 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use hull_protocol::api::Network;
+use hull_protocol::api::{Network, NetworkSpec};
 
 use super::access::Made;
+use super::operation::{Operation, delete, done, get, json, post};
 use super::problem::ApiError;
 use super::{Api, access, body};
+
+/// What is asked of networks.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/networks", list, "listNetworks", "List networks")
+            .answers(json::<Vec<Network>>(200, "The networks."))
+            .fails(&["no-networks"]),
+        post("/v1/networks", create, "createNetwork", "Create a network")
+            .body::<NetworkSpec>()
+            .answers(json::<Network>(201, "The new network.").with(&["Location"]))
+            .fails(&["conflict", "over-quota", "no-networks"]),
+        get(
+            "/v1/networks/{name}",
+            inspect,
+            "inspectNetwork",
+            "Show a network, who is on it, and what it refused",
+        )
+        .answers(json::<Network>(200, "The network."))
+        .fails(&["no-such-network", "no-networks"]),
+        delete("/v1/networks/{name}", remove, "removeNetwork", "Remove a network that nobody is on")
+            .answers(done("It is gone."))
+            .fails(&["no-such-network", "conflict", "no-networks"]),
+    ]
+}
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Network>>, ApiError> {
     Ok(Json(api.fleet.networks()?))

@@ -6,15 +6,16 @@
 use axum::Json;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What part of a list is wanted.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// How many at most; all when missing.
     pub(super) limit: Option<usize>,
-    /// Those after this place; from the start when missing.
+    /// Those after this place, as a `Link` to the next page has it; from the start when missing.
     pub(super) after: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use hull_image::InstallError;
 use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
+use super::operation::PROBLEM;
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
@@ -33,7 +34,7 @@ const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'
 }
 
 /// Every kind there is.
-pub const KNOWN: [Known; 20] = [
+pub const KNOWN: [Known; 23] = [
     known(
         "invalid",
         400,
@@ -64,6 +65,12 @@ pub const KNOWN: [Known; 20] = [
         404,
         "No such network",
         "The network does not exist. Create it, then ask again.",
+    ),
+    known(
+        "no-such-file",
+        404,
+        "No such file or directory",
+        "There is nothing at that path of the container.",
     ),
     known(
         "method-not-allowed",
@@ -106,6 +113,18 @@ pub const KNOWN: [Known; 20] = [
         412,
         "Somebody else has changed it",
         "The object is not at the revision in If-Match. Read it again, and decide anew.",
+    ),
+    known(
+        "too-large",
+        413,
+        "The body is too large",
+        "The request's body is longer than this takes: 2 MiB, where it is JSON.",
+    ),
+    known(
+        "copy-failed",
+        422,
+        "The guest could not do it",
+        "The container's system refused to read or write; the detail is its word.",
     ),
     known(
         "pull-failed",
@@ -151,6 +170,9 @@ pub const KNOWN: [Known; 20] = [
     ),
 ];
 
+/// The most that a library says, in bytes.
+const SAID_MAX: usize = 4096;
+
 /// A failed request.
 #[derive(Debug)]
 pub struct ApiError(Problem);
@@ -195,8 +217,22 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        (status, [(header::CONTENT_TYPE, PROBLEM)], body).into_response()
     }
+}
+
+/// What a library refused in its own words, as a problem.
+pub(super) async fn told(response: Response) -> Response {
+    let kind = match response.status() {
+        StatusCode::BAD_REQUEST => "invalid",
+        StatusCode::PAYLOAD_TOO_LARGE => "too-large",
+        _ => return response,
+    };
+    if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM) {
+        return response;
+    }
+    let said = axum::body::to_bytes(response.into_body(), SAID_MAX).await.unwrap_or_default();
+    ApiError::of(kind, String::from_utf8_lossy(&said).into_owned()).into_response()
 }
 
 impl From<FleetError> for ApiError {
@@ -299,13 +335,9 @@ impl From<TransferError> for ApiError {
             TransferError::Io(_) | TransferError::Protocol => AgentErrorKind::Failed,
         };
         match agent {
-            AgentErrorKind::NotFound => {
-                Self::new(404, "no-such-file", "No such file or directory", error.to_string())
-            }
+            AgentErrorKind::NotFound => Self::of("no-such-file", error.to_string()),
             AgentErrorKind::Invalid => Self::invalid(error.to_string()),
-            AgentErrorKind::Failed | AgentErrorKind::NotExecutable => {
-                Self::new(422, "copy-failed", "The guest could not do it", chain(&error))
-            }
+            AgentErrorKind::Failed | AgentErrorKind::NotExecutable => Self::of("copy-failed", chain(&error)),
         }
     }
 }

@@ -8,18 +8,36 @@ use axum::response::{IntoResponse, Response};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::stream::{self, HEADER_LEN, Kind, PAYLOAD_MAX};
 use hyper_util::rt::TokioIo;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::operation::{Operation, post, switched};
 use super::problem::ApiError;
 use super::{Api, query};
 use crate::microvm::Microvm;
 use crate::microvm::output::{Input, Sent};
 
-#[derive(Deserialize)]
+/// What is asked of streams.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        post("/v1/microvms/{id}/attach", attach, "attachMicrovm", "Be at the streams of its process")
+            .notes("The connection then carries frames both ways: a byte of kind, three of zero, the payload's length as a \
+                big-endian 32-bit number, the payload. From the client: 0 standard input (empty: its end), 16 a terminal's \
+                size (rows and columns, 16 bits each), 17 a signal (a byte), 19 the client leaves. From the daemon: 1 \
+                standard output, 2 standard error, 18 an `ExitStatus`, last.")
+            .query::<Attach>()
+            .headers(&["Upgrade"])
+            .answers(switched("The connection carries its streams."))
+            .fails(&["conflict"]),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Attach {
+    /// Whether its standard input gets what the client sends.
     #[serde(default)]
     stdin: bool,
 }

@@ -13,10 +13,32 @@ use hull_protocol::life::{DiskUsage, DiskUse, PruneRequest, Pruned};
 use hull_protocol::units::Bytes;
 
 use super::kernels::blocking;
+use super::operation::{Operation, bytes, get, json, post};
 use super::problem::{ApiError, KNOWN};
 use super::{Api, body};
 use crate::space;
 use crate::view::View;
+
+/// What is asked of the daemon.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/system", system, "showSystem", "Show the daemon, and what the host has left")
+            .answers(json::<System>(200, "The daemon.")),
+        get("/v1/system/df", disk_usage, "showDiskUsage", "Show what takes disk space").answers(json::<
+            DiskUsage,
+        >(
+            200,
+            "What takes disk space, and what a prune gives back.",
+        )),
+        post("/v1/system/prune", prune, "prune", "Remove what nobody needs")
+            .notes("MicroVMs that do not run, and images that none needs.")
+            .body::<PruneRequest>()
+            .or_none()
+            .answers(json::<Pruned>(200, "What was removed.")),
+        get("/problems/{kind}", problem, "explainProblem", "What a problem's `type` means")
+            .answers(bytes("text/plain; charset=utf-8", "The meaning, for people.")),
+    ]
+}
 
 pub(super) async fn system(State(api): State<Api>) -> Json<System> {
     let all = api.fleet.list();

@@ -9,11 +9,37 @@ use hull_protocol::api::{Tenant, TenantPatch, TenantSpec};
 
 use super::access::{Made, made, whole};
 use super::kernels::blocking;
+use super::operation::{Operation, delete, done, get, json, patch, post};
 use super::problem::ApiError;
 use super::{Api, body, page, query};
 use crate::tenants::TenantError;
 use crate::tenants::principal::Principal;
 use crate::view::View;
+
+/// What is asked of tenants.
+pub(super) fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/tenants/{name}";
+    vec![
+        get("/v1/tenants", list, "listTenants", "List tenants")
+            .notes("All of them for who administers the host, else one's own.")
+            .query::<page::Wanted>()
+            .answers(json::<Vec<Tenant>>(200, "A page of tenants.").with(&["Link"])),
+        post("/v1/tenants", create, "createTenant", "Create a tenant")
+            .body::<TenantSpec>()
+            .answers(json::<Tenant>(201, "The new tenant.").with(&["Location"]))
+            .fails(&["conflict"]),
+        get(ONE, inspect, "inspectTenant", "Show a tenant, and what it has")
+            .answers(json::<Tenant>(200, "The tenant.")),
+        patch(ONE, update, "updateTenant", "Change a tenant's quotas and users")
+            .body::<TenantPatch>()
+            .answers(json::<Tenant>(200, "The tenant as it is now."))
+            .fails(&["conflict"]),
+        delete(ONE, remove, "removeTenant", "Remove a tenant that has nothing left")
+            .notes("With its tokens, and the names that it gave to images.")
+            .answers(done("It is gone."))
+            .fails(&["conflict"]),
+    ]
+}
 
 /// The tenants that somebody sees, with what they have.
 fn seen(api: &Api, principal: &Principal) -> Vec<Tenant> {

@@ -5,11 +5,29 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
-use hull_protocol::api::{NewToken, Token};
+use hull_protocol::api::{NewToken, Token, TokenSpec};
 
 use super::access::{Made, made};
+use super::operation::{Operation, delete, done, get, json, post};
 use super::problem::ApiError;
 use super::{Api, body, page, query};
+
+/// What is asked of tokens.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/tokens", list, "listTokens", "List tokens")
+            .query::<page::Wanted>()
+            .answers(json::<Vec<Token>>(200, "A page of tokens, without their secrets.").with(&["Link"])),
+        post("/v1/tokens", create, "createToken", "Create a token")
+            .body::<TokenSpec>()
+            .answers(
+                json::<NewToken>(201, "The new token; its secret is shown this once.").with(&["Location"]),
+            )
+            .fails(&["conflict"]),
+        delete("/v1/tokens/{id}", remove, "removeToken", "Remove a token")
+            .answers(done("It is good for nothing any more.")),
+    ]
+}
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let wanted = query(&uri)?;

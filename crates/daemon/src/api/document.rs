@@ -1,0 +1,391 @@
+//! The OpenAPI document, version 3.1, from the operations and the types they speak.
+
+use std::collections::BTreeMap;
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::access;
+use super::docs::is_open;
+use super::operation::{Answer, Content, NDJSON, Operation, PROBLEM, STREAM};
+use super::problem::{KNOWN, Known};
+
+/// The kinds of problems that every request can end in.
+const ALWAYS: [&str; 6] =
+    ["invalid", "unauthorized", "forbidden", "not-found", "too-many-requests", "internal"];
+/// The kind for a body over the limit.
+const TOO_LARGE: &str = "too-large";
+
+const ABOUT: &str = "Hull runs each container image in a microVM of its own. Over the unix socket of the daemon \
+(`curl --unix-socket /run/hull/hull.sock http://hull/v1/system`) the kernel says who you are, and no token is needed; over \
+TCP every request carries one. Failures are `application/problem+json` (RFC 9457): a client acts on the `type`, a person \
+reads the `detail`. Unknown fields and parameters are refused. Fields that are not set are left out of answers. Sizes are \
+in bytes, times are RFC 3339, UTC.";
+
+/// What the tags are about, in the order in which they are shown.
+const TAGS: [(&str, &str); 11] = [
+    ("microvms", "MicroVMs, each with one container: their life, streams, logs, files and measurements."),
+    ("exec", "Further processes in running containers."),
+    ("images", "Images in the store."),
+    ("kernels", "Kernel bundles."),
+    ("networks", "Networks, and who is on them."),
+    ("events", "What happens, as it happens."),
+    ("system", "The daemon itself."),
+    ("tenants", "Who shares the host, and how much each may have."),
+    ("tokens", "Tokens for access over TCP."),
+    ("audit", "Who did what."),
+    ("openapi.json", "This document."),
+];
+
+/// What the name in a path is, by tag.
+const PLACES: [(&str, &str); 8] = [
+    ("microvms", "The microVM's id, the beginning of one that no other begins with, or its name."),
+    ("exec", "The id of the process, as it was answered when it was made."),
+    (
+        "images",
+        "A name, a digest, or the beginning of one that no other begins with; `/` in it is written `%2F`.",
+    ),
+    ("kernels", "The bundle's name."),
+    ("networks", "The network's name or id."),
+    ("tenants", "The tenant's name."),
+    ("tokens", "The token's id: 16 hexadecimal digits, not the token itself."),
+    ("system", "The kind: the part of a problem's `type` after `/problems/`."),
+];
+
+/// Headers of requests: what they are, whether they must be there, their schema.
+fn request_headers() -> [(&'static str, &'static str, bool, Value); 5] {
+    [
+        (
+            "Hull-Tenant",
+            "The tenant that somebody who administers the host acts for; else one's own.",
+            false,
+            json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$"}),
+        ),
+        (
+            "Idempotency-Key",
+            "A name of this request, such as a UUID: sent again with the same, it makes nothing new but gets the same answer.",
+            false,
+            json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
+        ),
+        (
+            "If-Match",
+            "The `ETag` that the change is meant for: it is refused when there is another by now. `*` is any.",
+            false,
+            json!({"type": "string", "pattern": "^(\\*|\"[0-9]{1,19}\")$"}),
+        ),
+        (
+            "Last-Event-ID",
+            "Events after this number; it goes before `after`.",
+            false,
+            json!({"type": "integer", "format": "uint64", "minimum": 0}),
+        ),
+        (
+            "Upgrade",
+            "The protocol that the connection is to speak, with `Connection: Upgrade`.",
+            true,
+            json!({"type": "string", "enum": [STREAM]}),
+        ),
+    ]
+}
+
+/// Headers of answers.
+fn answer_headers() -> [(&'static str, &'static str, Value); 8] {
+    let text = json!({"type": "string"});
+    [
+        ("Connection", "`Upgrade`.", text.clone()),
+        ("ETag", "The revision of what is answered, for `If-Match`.", text.clone()),
+        ("Idempotency-Replayed", "`true` when this is the answer to an earlier request.", text.clone()),
+        ("Link", "The next page (RFC 8288), where there is one.", text.clone()),
+        ("Location", "The path of what was made.", text.clone()),
+        ("Retry-After", "Seconds to wait.", json!({"type": "integer", "minimum": 1})),
+        ("Upgrade", "The protocol that the connection now speaks.", text.clone()),
+        ("WWW-Authenticate", "`Bearer`.", text),
+    ]
+}
+
+/// The document of these operations.
+pub(super) fn of(operations: &[Operation]) -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut document = Document { generator: settings.into_generator(), failures: BTreeMap::new() };
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in operations {
+        let method = operation.method.as_str().to_ascii_lowercase();
+        let described = document.operation(operation);
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        if let Value::Object(path) = path {
+            path.insert(method, described);
+        }
+    }
+    document.generator.subschema_for::<hull_protocol::api::Problem>();
+    let mut whole = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Hull",
+            "summary": "MicroVMs for container images",
+            "description": ABOUT,
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "The daemon that serves this document."}],
+        "tags": TAGS.map(|(name, about)| json!({"name": name, "description": about})),
+        "paths": paths,
+        "components": document.components(),
+    });
+    polish(&mut whole);
+    whole
+}
+
+struct Document {
+    generator: SchemaGenerator,
+    /// Answers that are problems, by the name they have in the document.
+    failures: BTreeMap<String, Value>,
+}
+
+impl Document {
+    fn operation(&mut self, operation: &Operation) -> Value {
+        let open = is_open(operation.path);
+        let mut described = json!({
+            "operationId": operation.id,
+            "tags": [operation.tag()],
+            "summary": operation.summary,
+            "parameters": self.parameters(operation, open),
+            "responses": self.responses(operation, open),
+        });
+        let Value::Object(fields) = &mut described else { return described };
+        if !operation.notes.is_empty() {
+            fields.insert("description".into(), operation.notes.into());
+        }
+        if let Some(body) = &operation.body {
+            let content = self.content(body);
+            fields.insert("requestBody".into(), json!({"required": !body.optional, "content": content}));
+        }
+        let security = match access::scope(&operation.method, operation.path) {
+            _ if open => json!([]),
+            Some(scope) => json!([{"token": [scope]}, {}]),
+            None => json!([{"token": ["host-admin"]}, {}]),
+        };
+        fields.insert("security".into(), security);
+        described
+    }
+
+    fn parameters(&mut self, operation: &Operation, open: bool) -> Vec<Value> {
+        let place = PLACES.iter().find(|(tag, _)| *tag == operation.tag()).map_or("", |(_, about)| about);
+        let in_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let mut all: Vec<Value> = in_path
+            .map(|name| {
+                let schema = json!({"type": "string", "minLength": 1});
+                json!({"name": name, "in": "path", "required": true, "description": place, "schema": schema})
+            })
+            .collect();
+        if let Some(query) = operation.query {
+            all.extend(in_query(query(&mut self.generator).as_value()));
+        }
+        let headers = operation.headers.iter().chain((!open).then_some(&"Hull-Tenant"));
+        all.extend(headers.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
+        all
+    }
+
+    fn responses(&mut self, operation: &Operation, open: bool) -> Map<String, Value> {
+        let mut responses = Map::new();
+        for answer in &operation.answers {
+            let described = self.answer(answer);
+            match responses.get_mut(&answer.status.to_string()) {
+                // The same status, in another form.
+                Some(Value::Object(other)) => join(other, described),
+                _ => drop(responses.insert(answer.status.to_string(), described)),
+            }
+        }
+        let always = ALWAYS.iter().filter(|_| !open);
+        let mut kinds: Vec<&str> = always.chain(operation.problems).copied().collect();
+        kinds.extend(operation.is_bounded().then_some(TOO_LARGE));
+        let mut by_status: BTreeMap<u16, Vec<&Known>> = BTreeMap::new();
+        for known in KNOWN.iter().filter(|known| kinds.contains(&known.kind)) {
+            by_status.entry(known.status).or_default().push(known);
+        }
+        for (status, kinds) in by_status {
+            let name = kinds.iter().map(|known| known.kind).collect::<Vec<_>>().join(".");
+            responses.insert(status.to_string(), json!({"$ref": format!("#/components/responses/{name}")}));
+            self.failures.entry(name).or_insert_with(|| failure(status, &kinds));
+        }
+        responses
+    }
+
+    fn answer(&mut self, answer: &Answer) -> Value {
+        let mut described = Map::new();
+        described.insert("description".into(), answer.says.into());
+        if !answer.headers.is_empty() {
+            described.insert("headers".into(), headers(answer.headers));
+        }
+        if let Some(content) = &answer.content {
+            described.insert("content".into(), self.content(content));
+        }
+        described.into()
+    }
+
+    fn content(&mut self, content: &Content) -> Value {
+        let schema = content.schema.map(|schema| schema(&mut self.generator).to_value());
+        let described = match schema {
+            None => json!({}),
+            // Version 3.1 has no word for the schema of one line; version 3.2 calls it so.
+            Some(schema) if content.media == NDJSON => {
+                json!({"schema": {"type": "string"}, "x-itemSchema": schema})
+            }
+            Some(schema) => json!({"schema": schema}),
+        };
+        json!({content.media: described})
+    }
+
+    fn components(&mut self) -> Value {
+        let parameters = request_headers().map(|(name, about, required, schema)| {
+            let described = json!({
+                "name": name, "in": "header", "required": required, "description": about, "schema": schema,
+            });
+            (name.to_owned(), described)
+        });
+        let headers = answer_headers()
+            .map(|(name, about, schema)| (name.to_owned(), json!({"description": about, "schema": schema})));
+        let token = "A token that `hull token create` made, as `Authorization: Bearer TOKEN`; what it must be good for is \
+            with each operation. Over the unix socket none is needed: the kernel says who asks.";
+        let mut schemas = self.generator.take_definitions(false);
+        if let Some(kind) =
+            schemas.get_mut("Problem").and_then(|problem| problem.pointer_mut("/properties/type"))
+        {
+            *kind = json!({
+                "description": "What kind of problem it is; never renamed.",
+                "type": "string",
+                "enum": KNOWN.iter().map(|known| format!("/problems/{}", known.kind)).collect::<Vec<_>>(),
+            });
+        }
+        json!({
+            "schemas": schemas,
+            "parameters": Map::from_iter(parameters),
+            "headers": Map::from_iter(headers),
+            "responses": std::mem::take(&mut self.failures),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": token}},
+        })
+    }
+}
+
+/// The parameters that the properties of an object are.
+fn in_query(schema: &Value) -> Vec<Value> {
+    let required = |name: &str| {
+        schema["required"].as_array().is_some_and(|names| names.iter().any(|required| required == name))
+    };
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    properties
+        .map(|(name, schema)| {
+            let mut schema = schema.clone();
+            let about = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            json!({
+                "name": name,
+                "in": "query",
+                "required": required(name),
+                "description": about.unwrap_or_default(),
+                "schema": without_null(schema),
+            })
+        })
+        .collect()
+}
+
+/// What is missing in a query is not there; nothing is null.
+fn without_null(mut schema: Value) -> Value {
+    let is_null = |kind: &Value| kind == "null" || kind["type"] == "null";
+    if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
+        kinds.retain(|kind| !is_null(kind));
+        if let [kind] = kinds.as_slice() {
+            schema["type"] = kind.clone();
+        }
+    }
+    if let Some(kinds) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
+        kinds.retain(|kind| !is_null(kind));
+        if let [kind] = kinds.as_slice() {
+            return kind.clone();
+        }
+    }
+    schema
+}
+
+/// Adds what another answer of the same status has.
+fn join(answer: &mut Map<String, Value>, other: Value) {
+    let also = other["description"].as_str().unwrap_or_default();
+    if let Some(Value::String(description)) = answer.get_mut("description") {
+        *description = format!("{description} {also}");
+    }
+    if let (Some(Value::Object(content)), Value::Object(more)) =
+        (answer.get_mut("content"), &other["content"])
+    {
+        content.extend(more.clone());
+    }
+}
+
+fn headers(names: &[&str]) -> Value {
+    let named = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")})));
+    Value::Object(named.collect())
+}
+
+/// An answer that is one of these problems.
+fn failure(status: u16, kinds: &[&Known]) -> Value {
+    let about: Vec<String> =
+        kinds.iter().map(|known| format!("`{}`: {}", known.kind, known.meaning)).collect();
+    let types: Vec<String> = kinds.iter().map(|known| format!("/problems/{}", known.kind)).collect();
+    let schema = json!({
+        "$ref": "#/components/schemas/Problem",
+        "properties": {"type": {"enum": types}, "status": {"const": status}},
+    });
+    let mut answer = json!({"description": about.join("\n\n"), "content": {PROBLEM: {"schema": schema}}});
+    match status {
+        401 => answer["headers"] = headers(&["WWW-Authenticate"]),
+        429 => answer["headers"] = headers(&["Retry-After"]),
+        _ => {}
+    }
+    answer
+}
+
+/// Says what a generator leaves unsaid, in all that there is: how large numbers are, and text as it is meant to be read.
+fn polish(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(polish),
+        Value::Object(all) => {
+            let bounds = all.get("format").and_then(Value::as_str).and_then(bounds);
+            for (name, bound) in ["minimum", "maximum"].into_iter().zip(bounds.into_iter().flatten()) {
+                all.entry(name).or_insert(bound);
+            }
+            if let Some(Value::String(text)) = all.get_mut("description") {
+                *text = plain(text);
+            }
+            all.values_mut().for_each(polish);
+        }
+        _ => {}
+    }
+}
+
+fn bounds(format: &str) -> Option<[Value; 2]> {
+    match format {
+        "uint16" => Some([0.into(), u16::MAX.into()]),
+        "uint32" => Some([0.into(), u32::MAX.into()]),
+        "uint" | "uint64" => Some([0.into(), u64::MAX.into()]),
+        "int32" => Some([i32::MIN.into(), i32::MAX.into()]),
+        "int64" => Some([i64::MIN.into(), i64::MAX.into()]),
+        _ => None,
+    }
+}
+
+/// A description without what only the documentation of the code understands: links, and where a type is.
+fn plain(text: &str) -> String {
+    let text = text.replace("[`", "`").replace("`]", "`");
+    let parts = text.split('`').enumerate().map(|(at, part)| match part.rsplit_once("::") {
+        Some((_, last)) if at % 2 == 1 => last,
+        _ => part,
+    });
+    parts.collect::<Vec<_>>().join("`")
+}
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;
