@@ -8,6 +8,7 @@ mod emulator;
 mod fixtures;
 mod images;
 mod lab;
+mod openapi;
 mod programs;
 mod shell;
 mod test;
@@ -25,6 +26,9 @@ const USAGE: &str = "usage: cargo xtask VERB
                           measure a network card beside QEMU's, in the same lab
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
+  openapi                 write resources/openapi.json anew, from the handlers
+  api-test [--examples N] [--seed N]
+                          ask a daemon whatever its API document allows and forbids
   fixtures                make what the tests need besides the programs
   programs                build hull, hull-vmm and the static hull-agent";
 
@@ -36,6 +40,8 @@ fn main() -> ExitCode {
         Some("test") => test::run(),
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
+        Some("openapi") => openapi::renew(),
+        Some("api-test") => openapi::test(rest),
         Some("lab") => return lab::command(rest),
         Some("fixtures") => fixtures::guest()
             .and_then(|_| fixtures::bare())
