@@ -10,6 +10,7 @@ use crate::agent::WindowSize;
 #[serde(deny_unknown_fields)]
 pub struct ExecSpec {
     /// Program and arguments.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub command: Vec<String>,
     /// `NAME=value`, over the container's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

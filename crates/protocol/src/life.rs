@@ -153,6 +153,7 @@ pub struct HostLimits {
 pub struct MicrovmPatch {
     /// Its new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")))]
     pub name: Option<String>,
     /// Labels that are set, or, with null, taken away.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -116,9 +116,11 @@ pub struct RateLimit {
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Tokens a second, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_second: u64,
     /// The bucket's size, at least 1; `per_second` when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub burst: Option<u64>,
 }
 
@@ -155,6 +157,7 @@ pub struct InterfaceAddress {
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// The network's name.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")))]
     pub network: String,
     /// An IPv4 address of that network; a free one when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

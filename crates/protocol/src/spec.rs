@@ -18,12 +18,14 @@ use crate::units::Bytes;
 pub struct MicrovmSpec {
     /// A name of the user's choice, unique among its tenant's microVMs; made up when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")))]
     pub name: Option<String>,
     /// Number of virtual CPUs; 1 when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
     /// Memory; 512 MiB when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("minimum" = 96 << 20)))]
     pub memory: Option<Bytes>,
     /// What the processors look like.
     #[serde(default)]
@@ -56,6 +58,7 @@ pub struct MicrovmSpec {
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
     /// The image: a reference, or a digest of an image that is in the store.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub image: String,
     /// Replaces the image's command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -74,6 +77,7 @@ pub struct ContainerSpec {
     pub user: Option<String>,
     /// The host name; the short id when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9.-]{1,64}$")))]
     pub hostname: Option<String>,
     /// A terminal of this size instead of three pipes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

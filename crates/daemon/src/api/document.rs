@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hull_protocol::api::{Problem, Resource};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -120,7 +121,9 @@ pub(super) fn of(operations: &[Operation]) -> Value {
             path.insert(method, described);
         }
     }
-    document.generator.subschema_for::<hull_protocol::api::Problem>();
+    document.generator.subschema_for::<Problem>();
+    // It is the keys of maps, of which the generator says nothing.
+    document.generator.subschema_for::<Resource>();
     let mut whole = json!({
         "openapi": "3.1.0",
         "info": {

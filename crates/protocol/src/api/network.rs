@@ -13,6 +13,7 @@ use crate::network::{EgressPolicy, Mac};
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Its name, unique within its tenant.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")))]
     pub name: String,
     /// Its IPv4 subnet, such as `10.20.0.0/24`; one that is free when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +23,7 @@ pub struct NetworkSpec {
     pub subnet6: Option<String>,
     /// The largest packet in bytes; 1500 when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 68)))]
     pub mtu: Option<u16>,
     /// No way out, and none in from outside.
     #[serde(default)]

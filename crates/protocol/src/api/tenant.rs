@@ -56,9 +56,11 @@ pub type Amounts = BTreeMap<Resource, u64>;
 #[serde(deny_unknown_fields)]
 pub struct TenantSpec {
     /// Its name: up to 63 lower-case letters, digits and `-`, the first a letter or digit.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,62}$")))]
     pub name: String,
     /// The most it may have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"$ref": "#/components/schemas/Resource"})))]
     pub quotas: Amounts,
     /// Users of the host who are this tenant's admins when they come over the unix socket.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -72,6 +74,7 @@ pub struct TenantSpec {
 pub struct TenantPatch {
     /// Quotas that are set, or, with null, taken away.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"$ref": "#/components/schemas/Resource"})))]
     pub quotas: BTreeMap<Resource, Option<u64>>,
     /// All its users from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +89,7 @@ pub struct Tenant {
     pub name: String,
     /// The most it may have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"$ref": "#/components/schemas/Resource"})))]
     pub quotas: Amounts,
     /// Users of the host who are its admins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -95,6 +99,7 @@ pub struct Tenant {
     pub created_at: Option<String>,
     /// What it has now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("propertyNames" = {"$ref": "#/components/schemas/Resource"})))]
     pub used: Amounts,
 }
 
@@ -118,11 +123,13 @@ pub enum Scope {
 pub struct TokenSpec {
     /// What it is for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 128), regex(pattern = r"^[ -~]*$")))]
     pub name: String,
     /// What it is good for.
     pub scope: Scope,
     /// How long, in seconds; without an end when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_153_600_000_u64)))]
     pub lifetime: Option<u64>,
 }
 
