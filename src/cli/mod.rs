@@ -39,6 +39,7 @@ mod system;
 mod top;
 mod transfer;
 mod update;
+mod volume;
 mod wait;
 
 use std::ffi::OsString;
@@ -92,6 +93,7 @@ enum Verb {
     Rmi(rmi::Rmi),
     Kernel(kernel::Kernel),
     Network(network::Network),
+    Volume(volume::Volume),
     Port(port::Port),
     Boot(boot::Boot),
     Serve(serve::Serve),
@@ -167,6 +169,7 @@ impl Verb {
             Self::Rmi(verb) => block_on(verb.run(host)),
             Self::Kernel(verb) => block_on(verb.run(host)),
             Self::Network(verb) => block_on(verb.run(host)),
+            Self::Volume(verb) => block_on(verb.run(host)),
             Self::Port(verb) => block_on(verb.run(host)),
         }
     }

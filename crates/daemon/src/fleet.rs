@@ -17,9 +17,10 @@ use crate::metrics::Metrics;
 use crate::microvm::{self, Microvm};
 use crate::network::{HostNetworks, NetworkError};
 use crate::paths::Paths;
-use crate::plan::{self, PlanError};
+use crate::plan::{self, PlanError, WantedVolume};
 use crate::space::NoSpace;
 use crate::state::{Key, State, StateError, Wish};
+use crate::volumes::{Found, VolumeError, Volumes};
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -42,6 +43,8 @@ pub struct Host {
     pub networks: HostNetworks,
     /// What happens.
     pub events: Events,
+    /// The volumes.
+    pub volumes: Volumes,
     /// Control groups of VMMs.
     pub groups: Groups,
     /// What running microVMs have been promised.
@@ -80,6 +83,9 @@ pub enum FleetError {
     /// The networks it asks for cannot be had.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A volume it asks for cannot be had.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// Its directory could not be made.
     #[error("the directory for a new microVM could not be made")]
     Directory(#[source] std::io::Error),
@@ -235,6 +241,7 @@ impl Fleet {
         let image = self.host.images.resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
         let (wishes, notices) = self.host.networks.wishes(&self.host.state, &spec.networking).await?;
+        let Found { uses, made } = self.volumes(resolved.mounts.volumes.clone()).await?;
         let mut record = Record {
             id: id.clone(),
             name: String::new(),
@@ -250,6 +257,7 @@ impl Fleet {
             health: None,
             cards: Vec::new(),
             ports: Vec::new(),
+            volumes: uses,
             notices,
             revision: 1,
             restarts: 0,
@@ -257,7 +265,13 @@ impl Fleet {
             spec,
         };
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        self.name(&mut record, &wishes, key)?;
+        if let Err(error) = self.name(&mut record, &wishes, key) {
+            self.host.volumes.unmake(&self.host.state, &made);
+            return Err(error);
+        }
+        for volume in &made {
+            self.host.events.volume(volume, "create");
+        }
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
             return Err(FleetError::Directory(error));
@@ -266,6 +280,20 @@ impl Fleet {
         let microvm = Microvm::spawn(self.host.clone(), record, resolved);
         self.lock().insert(id, microvm.clone());
         Ok(microvm)
+    }
+
+    /// The volumes that a new microVM is to have.
+    async fn volumes(&self, wanted: Vec<WantedVolume>) -> Result<Found, FleetError> {
+        let host = self.host.clone();
+        let found = tokio::task::spawn_blocking(move || host.volumes.find_or_make(&host.state, &wanted));
+        let lost = |error| FleetError::Directory(std::io::Error::other(error));
+        Ok(found.await.map_err(lost)??)
+    }
+
+    /// Those that were made with this volume.
+    pub fn users_of(&self, volume: &str) -> Vec<Microvm> {
+        let uses = |microvm: &&Microvm| microvm.record().volumes.iter().any(|own| own.id == volume);
+        self.lock().values().filter(uses).cloned().collect()
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.

@@ -7,6 +7,7 @@
 //! | [`fleet`] | all of them, by id and name |
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
+//! | [`volumes`] | disks that outlive microVMs, and who has which |
 //! | [`resolver`] | names of containers, for each network |
 //! | [`network`] | the host's networks |
 //! | [`events`], [`stats`], [`metrics`] | what happens, and what it costs |
@@ -36,6 +37,7 @@ pub mod serve;
 pub mod space;
 pub mod state;
 pub mod stats;
+pub mod volumes;
 
 /// The credentials that the user's Docker configuration has for an image's registry.
 pub use hull_image::credentials_for;

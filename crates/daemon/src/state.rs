@@ -1,9 +1,10 @@
-//! What survives the daemon: one SQLite database, one row for each microVM, network and lease.
+//! What survives the daemon: one SQLite database, one row for each microVM, network, lease and volume.
 //!
 //! Owner: the fleet. Invariant: a change is on disk before anybody is told of it (write-ahead log, full
 //! synchronization).
 
 mod networks;
+mod volumes;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,19 +14,22 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 3;
+const VERSION: i64 = 6;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
     "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
      made INTEGER NOT NULL) STRICT",
+    "SELECT 4",
+    "SELECT 5",
+    volumes::TABLES,
 ];
 /// How long a key is remembered, in seconds.
 const KEY_LIFE: i64 = 24 * 60 * 60;
 /// How many keys are remembered; the oldest go first.
 const KEYS_MAX: i64 = 100_000;
 
-/// What makes a request to create a microVM the same as an earlier one.
+/// What makes a request to create something the same as an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Chosen by the client.
@@ -43,8 +47,8 @@ pub enum StateError {
     /// The key was used already.
     #[error("the idempotency key was used before")]
     KeyUsed {
-        /// The microVM that was made with it.
-        microvm: String,
+        /// The id of what was made with it.
+        made: String,
         /// Whether the same was asked for.
         same: bool,
     },
@@ -71,6 +75,15 @@ pub enum StateError {
     /// A lease that cannot be.
     #[error("{0}")]
     Lease(String),
+    /// Another volume has the name.
+    #[error("there is a volume {0} already: choose another name, or remove it ('hull volume rm {0}')")]
+    VolumeTaken(String),
+    /// A volume that is not there.
+    #[error("there is no volume '{0}': 'hull volume ls' lists all")]
+    NoVolume(String),
+    /// A microVM was made with it.
+    #[error("the volume {0} belongs to {1}: remove those microVMs first")]
+    VolumeInUse(String, String),
 }
 
 /// The database.
@@ -135,12 +148,13 @@ impl State {
         );
         unique(written, microvm)?;
         microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
+        volumes::remember_uses(&transaction, microvm)?;
         let record = serde_json::to_string(microvm)?;
         transaction.execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
         Ok(transaction.commit()?)
     }
 
-    /// The microVM that was made with this key, and whether the same was asked for.
+    /// The id of what was made with this key, and whether the same was asked for.
     ///
     /// # Errors
     /// When the database fails.
@@ -171,6 +185,14 @@ impl State {
     }
 }
 
+/// The first of some names, for a message.
+fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.take(6).collect();
+    let more = names.len() > 5;
+    names.truncate(5);
+    format!("{}{}", names.join(", "), if more { " and others" } else { "" })
+}
+
 /// Whether a row was written, or its name is another's.
 fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), StateError> {
     match written {
@@ -190,19 +212,19 @@ fn find_key(connection: &Connection, key: &Key) -> rusqlite::Result<Option<(Stri
     known.optional()
 }
 
-/// Takes a key for a microVM, if it is free; old ones are forgotten on the way.
-fn use_key(connection: &Connection, key: &Key, microvm: &str) -> Result<(), StateError> {
+/// Takes a key for what is made with this id, if it is free; old ones are forgotten on the way.
+fn use_key(connection: &Connection, key: &Key, id: &str) -> Result<(), StateError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     connection.execute("DELETE FROM keys WHERE made < ?1", params![now.saturating_sub(KEY_LIFE)])?;
     connection
         .execute("DELETE FROM keys WHERE rowid <= (SELECT max(rowid) FROM keys) - ?1", params![KEYS_MAX])?;
-    if let Some((microvm, same)) = find_key(connection, key)? {
-        return Err(StateError::KeyUsed { microvm, same });
+    if let Some((made, same)) = find_key(connection, key)? {
+        return Err(StateError::KeyUsed { made, same });
     }
     connection.execute(
         "INSERT INTO keys (key, request, microvm, made) VALUES (?1, ?2, ?3, ?4)",
-        params![key.key, key.request, microvm, now],
+        params![key.key, key.request, id, now],
     )?;
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! The nouns of the REST API, as JSON bodies under `/v1/`.
 
 mod network;
+mod volume;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
+pub use self::volume::{PrunedVolumes, Volume, VolumePatch, VolumeSpec, VolumeUse, VolumeUser};
 use crate::exit::ExitReason;
 use crate::health::Health;
 use crate::network::PublishedPort;
@@ -122,6 +124,9 @@ pub struct Microvm {
     /// The ports of the host that lead to it while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PublishedPort>,
+    /// Its volumes, in the order the guest sees their disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
     /// What its user should know: what it goes without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,

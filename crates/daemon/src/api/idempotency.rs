@@ -1,15 +1,16 @@
-//! `Idempotency-Key`: a request to create that is sent twice makes one microVM.
+//! `Idempotency-Key`: a request to create that is sent twice makes one thing.
 //!
-//! Invariant: key and microVM are written in one transaction, so that no crash comes between them.
+//! Invariant: the key and what is made with it are written in one transaction, so that no crash comes between them.
 
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiError;
 use crate::fleet::Fleet;
-use crate::state::Key;
+use crate::state::{Key, State};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that this is the answer to an earlier request.
@@ -31,17 +32,26 @@ pub(super) fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiEr
     Ok(Some(Key { key: key.to_owned(), request }))
 }
 
-/// The answer to the request that has used the key already, if one has.
+/// The answer to the request that has used the key for a microVM already, if one has.
 pub(super) fn made(fleet: &Fleet, key: &Key) -> Result<Option<Response>, ApiError> {
-    let Some((id, same)) = fleet.host().state.made_with(key)? else { return Ok(None) };
+    replay(&fleet.host().state, key, |id| fleet.find_made(id).ok().map(|microvm| microvm.record()))
+}
+
+/// The answer to the request that has used the key already, if one has; `find` finds what was made then.
+pub(super) fn replay<T: Serialize>(
+    state: &State,
+    key: &Key,
+    find: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<Response>, ApiError> {
+    let Some((id, same)) = state.made_with(key)? else { return Ok(None) };
     let reused = |why: &str| ApiError::of("key-reused", why.to_owned());
     if !same {
         return Err(reused(
             "this idempotency key was used for another request: use a new one for each request",
         ));
     }
-    let Ok(microvm) = fleet.find_made(&id) else {
-        return Err(reused("the microVM that was made with this idempotency key has been removed"));
+    let Some(made) = find(&id) else {
+        return Err(reused("what was made with this idempotency key has been removed"));
     };
-    Ok(Some((StatusCode::CREATED, [(REPLAYED, "true")], Json(microvm.record())).into_response()))
+    Ok(Some((StatusCode::CREATED, [(REPLAYED, "true")], Json(made)).into_response()))
 }

@@ -37,14 +37,7 @@ struct List {
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let List { limit, after, state, label } = query(&uri)?;
-    let labelled = |microvm: &Microvm| match label
-        .as_deref()
-        .map(|label| label.split_once('=').unwrap_or((label, "")))
-    {
-        None => true,
-        Some((key, "")) => microvm.spec.labels.contains_key(key),
-        Some((key, value)) => microvm.spec.labels.get(key).is_some_and(|found| found == value),
-    };
+    let labelled = |microvm: &Microvm| page::labelled(&microvm.spec.labels, label.as_deref());
     let mut microvms = api.fleet.list();
     microvms.retain(|microvm| state.is_none_or(|state| microvm.state == state) && labelled(microvm));
     let key = |microvm: &Microvm| format!("{}~{}", microvm.created_at, microvm.id);

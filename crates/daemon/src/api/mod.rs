@@ -17,6 +17,7 @@ mod page;
 pub mod problem;
 mod streams;
 mod system;
+mod volumes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -79,6 +80,10 @@ pub fn router(api: Api) -> Router {
     let kernels = Router::new()
         .route("/", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
         .route("/{name}", axum::routing::delete(kernels::remove));
+    let volumes = Router::new()
+        .route("/", get(volumes::list).post(volumes::create))
+        .route("/prune", post(volumes::prune))
+        .route("/{name}", get(volumes::inspect).patch(volumes::update).delete(volumes::remove));
     Router::new()
         .route("/v1/microvms", get(microvms::list).post(microvms::create))
         .nest("/v1/microvms/{id}", microvm)
@@ -87,6 +92,7 @@ pub fn router(api: Api) -> Router {
         .nest("/v1/kernels", kernels)
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .nest("/v1/volumes", volumes)
         .route("/v1/events", get(events::events))
         .route("/v1/stats", get(measure::all))
         .route("/v1/system", get(system::system))

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
+use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
@@ -12,6 +13,7 @@ use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::state::StateError;
+use crate::volumes::VolumeError;
 
 /// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
 /// meaning; `docs/problems.md` and `/problems/{kind}` explain them.
@@ -183,6 +185,7 @@ impl From<FleetError> for ApiError {
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
+            FleetError::Volume(error) => error.into(),
             FleetError::Directory(_) => Self::internal(&error),
         }
     }
@@ -195,6 +198,8 @@ impl From<StateError> for ApiError {
             StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
             StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
             StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::VolumeTaken(_) | StateError::VolumeInUse(..) => Self::conflict(error.to_string()),
+            StateError::NoVolume(_) => Self::not_found(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
             }
@@ -217,6 +222,20 @@ impl From<NetworkError> for ApiError {
     }
 }
 
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::State(error) => error.into(),
+            VolumeError::Name(_) | VolumeError::Shrinks { .. } | VolumeError::Disk(DiskError::Size(_)) => {
+                Self::invalid(error.to_string())
+            }
+            VolumeError::Space(_) => Self::of("no-space", error.to_string()),
+            VolumeError::Locked(_) => Self::conflict(error.to_string()),
+            VolumeError::Disk(_) | VolumeError::Io(..) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<MicrovmError> for ApiError {
     fn from(error: MicrovmError) -> Self {
         match error {
@@ -224,6 +243,7 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Gone => Self::not_found(error.to_string()),
             MicrovmError::Transfer(error) => error.into(),
             MicrovmError::NoRoom(NoRoom::Capacity(_)) => Self::of("over-capacity", error.to_string()),
+            MicrovmError::NoRoom(NoRoom::Held(_)) => Self::conflict(error.to_string()),
             MicrovmError::NoRoom(NoRoom::Space(_)) => Self::of("no-space", error.to_string()),
             MicrovmError::Name(_) => Self::invalid(error.to_string()),
             MicrovmError::Changed(_) => Self::of("precondition-failed", error.to_string()),

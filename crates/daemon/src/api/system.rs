@@ -13,7 +13,7 @@ use hull_protocol::units::Bytes;
 
 use super::kernels::blocking;
 use super::problem::{ApiError, KNOWN};
-use super::{Api, body};
+use super::{Api, body, volumes};
 use crate::fleet::Fleet;
 use crate::space;
 
@@ -59,7 +59,17 @@ fn usage(fleet: &Fleet) -> Result<DiskUsage, ApiError> {
         .iter()
         .map(|kernel| (kernel.default || fleet.uses_kernel(&kernel.name), kernel.size.get()))
         .collect();
-    let kinds = vec![sum("microvms", &microvms), sum("images", &images), sum("kernels", &kernels)];
+    let mut disks = Vec::new();
+    for volume in host.volumes.list(&host.state)? {
+        let used = !host.state.volume_users(&volume.id)?.is_empty();
+        disks.push((used, volume.used.unwrap_or_default().get()));
+    }
+    let kinds = vec![
+        sum("microvms", &microvms),
+        sum("volumes", &disks),
+        sum("images", &images),
+        sum("kernels", &kernels),
+    ];
     let free = space::free(&host.paths.data).map_err(|error| ApiError::internal(&error))?;
     Ok(DiskUsage { kinds, free })
 }
@@ -83,7 +93,7 @@ fn below(place: &FsPath) -> u64 {
     metadata.blocks().saturating_mul(512).saturating_add(entries.map(|entry| below(&entry.path())).sum())
 }
 
-/// Removes microVMs that do not run, and images that none needs.
+/// Removes microVMs that do not run, and what none needs: images, and volumes where that is wanted.
 pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result<Json<Pruned>, ApiError> {
     let wanted: PruneRequest = if bytes.is_empty() { PruneRequest::default() } else { body(&bytes)? };
     let mut pruned = Pruned::default();
@@ -98,6 +108,11 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
                 pruned.freed = Bytes(pruned.freed.get().saturating_add(size));
             }
         }
+    }
+    if wanted.volumes {
+        let gone = volumes::prune_all(&api).await?;
+        pruned.volumes = gone.volumes;
+        pruned.freed = Bytes(pruned.freed.get().saturating_add(gone.freed.get()));
     }
     let fleet = api.fleet.clone();
     let (images, freed) =

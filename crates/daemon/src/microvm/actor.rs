@@ -24,6 +24,7 @@ use crate::capacity::{Promise, Share};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+use crate::volumes::holders::Claim;
 
 /// How long one that an earlier daemon was stopping may take from now on.
 const STOP_AGAIN: Duration = Duration::from_secs(10);
@@ -38,12 +39,16 @@ struct Handle {
     began: Instant,
     /// Whether its process has run.
     ran: bool,
-    _promise: Promise,
+    /// What the host has promised it, and its claim on its volumes.
+    _room: Room,
     told: mpsc::Receiver<Told>,
     ended: oneshot::Receiver<(ExitStatus, bool)>,
     /// Who waits for the start to come to something.
     starting: Vec<Reply>,
 }
+
+/// What a run has to have before it begins, and gives back at its end.
+type Room = (Promise, Claim);
 
 pub(super) struct Actor {
     host: Arc<Host>,
@@ -112,7 +117,9 @@ impl Actor {
     fn take_up(&mut self, adopted: Option<Vmm>) {
         if adopted.is_some() {
             let promise = self.host.capacity.count(self.share());
-            self.run(adopted, promise);
+            let who = (self.record.id.as_str(), self.record.name.as_str());
+            let claim = self.host.volumes.holders().count(who, &self.record.volumes);
+            self.run(adopted, (promise, claim));
             if self.record.state == State::Stopping {
                 self.order_stop(STOP_AGAIN);
             }
@@ -188,16 +195,17 @@ impl Actor {
                 self.order(Order::Resize(size));
                 answer(reply, Ok(()));
             }
+            Command::Grow(volume, size) => self.grow(&volume, size, reply).await,
             Command::Delete(_) => {
                 self.next_start = None;
-                self.kill();
                 self.deleting.push(reply);
+                self.end_at_once().await;
             }
             Command::Attach => answer(reply, Ok(())),
         }
     }
 
-    fn run(&mut self, adopted: Option<Vmm>, promise: Promise) {
+    fn run(&mut self, adopted: Option<Vmm>, room: Room) {
         let adopted_ran = adopted.is_some() && self.record.state != State::Starting;
         let (orders, told_orders) = mpsc::channel(COMMANDS);
         let (told, tells) = mpsc::channel(COMMANDS);
@@ -233,7 +241,7 @@ impl Actor {
             paused,
             began,
             ran,
-            _promise: promise,
+            _room: room,
             told: tells,
             ended,
             starting: Vec::new(),

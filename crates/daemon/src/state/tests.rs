@@ -22,6 +22,7 @@ pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
         health: None,
         cards: Vec::new(),
         ports: Vec::new(),
+        volumes: Vec::new(),
         notices: Vec::new(),
         revision: 1,
         restarts: 0,
@@ -57,7 +58,7 @@ fn a_key_makes_one_microvm() {
     assert!(matches!(state.insert(&mut microvm("2", "a"), &[], Some(&key)), Err(StateError::NameTaken(_))));
     state.insert(&mut microvm("2", "b"), &[], Some(&key)).unwrap();
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&key));
-    assert!(matches!(again, Err(StateError::KeyUsed { microvm, same: true }) if microvm == "2"));
+    assert!(matches!(again, Err(StateError::KeyUsed { made, same: true }) if made == "2"));
     let other = Key { request: "s".into(), ..key };
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&other));
     assert!(matches!(again, Err(StateError::KeyUsed { same: false, .. })));
@@ -71,4 +72,22 @@ fn the_state_of_a_newer_version_is_left_alone() {
     drop(State::open(&path).unwrap());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(State::open(&path), Err(StateError::Newer(99))));
+}
+
+#[test]
+fn the_state_of_an_older_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let old = Connection::open(&path).unwrap();
+    for (version, step) in (1..).zip(&MIGRATIONS[..3]) {
+        old.execute_batch(&format!("BEGIN; {step}; PRAGMA user_version = {version}; COMMIT")).unwrap();
+    }
+    old.execute(
+        "INSERT INTO microvms VALUES ('1', 'a', ?1)",
+        [serde_json::to_string(&microvm("1", "a")).unwrap()],
+    )
+    .unwrap();
+    drop(old);
+    let state = State::open(&path).unwrap();
+    assert_eq!((state.microvms().unwrap(), state.volumes().unwrap()), (vec![microvm("1", "a")], vec![]));
 }

@@ -5,16 +5,19 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hull_protocol::api::State;
+use hull_protocol::agent::volume_serial;
+use hull_protocol::api::{State, VolumeUse};
 use hull_protocol::control::Command as Vm;
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::units::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::change::patched;
 use super::super::health;
 use super::super::restart;
 use super::super::run::{Order, chain};
-use super::super::vmm::limits;
+use super::super::vmm::{Vmm, limits};
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
 
@@ -23,6 +26,10 @@ const ENDING: &str = "it has just ended: start it again";
 
 /// How long after the grace of a stop its VM is ended, whatever it says.
 const LAST_WAIT: Duration = Duration::from_secs(40);
+/// How long a guest that is removed may take to write its volumes out.
+const WRITE_OUT: Duration = Duration::from_secs(15);
+/// How long a guest may take to grow a file system: a large one has many groups.
+const GROW_WAIT: Duration = Duration::from_secs(120);
 
 impl Actor {
     /// Starts it because somebody asks for it.
@@ -41,6 +48,8 @@ impl Actor {
     /// Starts it, if the host has room.
     fn begin(&mut self) -> Result<(), NoRoom> {
         crate::space::check(&self.host.paths.data)?;
+        let who = (self.record.id.as_str(), self.record.name.as_str());
+        let claim = self.host.volumes.holders().claim(who, &self.record.volumes)?;
         let promise = self.host.capacity.promise(self.share())?;
         self.next_start = None;
         self.record.state = State::Starting;
@@ -48,7 +57,7 @@ impl Actor {
         self.record.finished_at = None;
         self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
         self.remember();
-        self.run(None, promise);
+        self.run(None, (promise, claim));
         Ok(())
     }
 
@@ -145,6 +154,56 @@ impl Actor {
         Ok(())
     }
 
+    /// Ends it for a removal. Its own disk goes with it; what it wrote to a volume stays, so that its guest has a
+    /// moment to write it out.
+    pub(super) async fn end_at_once(&mut self) {
+        let writes = self.record.volumes.iter().any(|volume| !volume.read_only);
+        if !writes || !matches!(self.record.state, State::Running | State::Paused | State::Stopping) {
+            return self.kill();
+        }
+        self.stop(Duration::ZERO).await;
+        if let Some(run) = &self.run {
+            let kill = run.kill.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(WRITE_OUT).await;
+                kill.notify_one();
+            });
+        }
+    }
+
+    /// Has VMM and guest see that a volume is larger now.
+    pub(super) async fn grow(&mut self, volume: &str, size: Bytes, reply: Reply) {
+        let Some(disk) = Vmm::disk_of(&self.record, volume) else { return answer(reply, Ok(())) };
+        // What it writes may count as memory of its VMM's.
+        if crate::space::in_memory(&self.host.paths.data) {
+            let limits = limits(&self.host, &self.record, &self.resolved);
+            if let Err(error) = self.host.groups.group(&self.record.id).limit(&limits) {
+                tracing::warn!("the limits of microVM {} stay: {error}", self.record.id);
+            }
+        }
+        if let Err(error) = self.tell_vmm(Vm::GrowDisk { disk, size }).await {
+            return answer(reply, Err(error));
+        }
+        let writable = |(place, own): (usize, &VolumeUse)| {
+            (own.id == volume && !own.read_only).then(|| volume_serial(place))
+        };
+        // Only who writes can grow the file system.
+        let Some(serial) = self.record.volumes.iter().enumerate().find_map(writable) else {
+            return answer(reply, Ok(()));
+        };
+        let (done, outcome) = oneshot::channel();
+        self.order(Order::Grow(serial, size.get(), done));
+        tokio::spawn(async move {
+            let silent = || Err(MicrovmError::Agent("its guest has not grown the file system yet".into()));
+            let answered = match tokio::time::timeout(GROW_WAIT, outcome).await {
+                Ok(Ok(result)) => result.map_err(|error| MicrovmError::Agent(error.to_string())),
+                Ok(Err(_)) => Err(MicrovmError::Refused(ENDING)),
+                Err(_) => silent(),
+            };
+            answer(reply, answered);
+        });
+    }
+
     pub(super) fn update(&mut self, patch: &MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
         if revision.is_some_and(|revision| revision != self.record.revision) {
             return Err(MicrovmError::Changed(self.record.revision));
@@ -160,12 +219,13 @@ impl Actor {
         let old = std::mem::replace(&mut self.record, new);
         let _nobody_looks = self.shown.send(self.record.clone());
         if renamed {
+            self.host.volumes.holders().rename(&self.record.id, &self.record.name);
             self.tell("rename", &[("old_name", old.name)]);
         }
         self.tell("update", &[]);
         self.resolved.limits = self.record.spec.limits;
         if self.run.is_some() && old.spec.limits != self.record.spec.limits {
-            let limits = limits(&self.host, &self.resolved);
+            let limits = limits(&self.host, &self.record, &self.resolved);
             self.host.groups.group(&self.record.id).limit(&limits).map_err(MicrovmError::Limit)?;
         }
         Ok(())
