@@ -269,12 +269,13 @@ impl Fleet {
             self.host.volumes.unmake(&self.host.state, &made);
             return Err(error);
         }
-        for volume in &made {
-            self.host.events.volume(volume, "create");
-        }
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
+            self.host.volumes.unmake(&self.host.state, &made);
             return Err(FleetError::Directory(error));
+        }
+        for volume in &made {
+            self.host.events.volume(volume, "create");
         }
         self.host.events.microvm(&record, "create", &[]);
         let microvm = Microvm::spawn(self.host.clone(), record, resolved);
