@@ -80,10 +80,6 @@ pub fn router(api: Api) -> Router {
     let kernels = Router::new()
         .route("/", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
         .route("/{name}", axum::routing::delete(kernels::remove));
-    let volumes = Router::new()
-        .route("/", get(volumes::list).post(volumes::create))
-        .route("/prune", post(volumes::prune))
-        .route("/{name}", get(volumes::inspect).patch(volumes::update).delete(volumes::remove));
     Router::new()
         .route("/v1/microvms", get(microvms::list).post(microvms::create))
         .nest("/v1/microvms/{id}", microvm)
@@ -92,7 +88,9 @@ pub fn router(api: Api) -> Router {
         .nest("/v1/kernels", kernels)
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
-        .nest("/v1/volumes", volumes)
+        .route("/v1/volumes", get(volumes::list).post(volumes::create))
+        .route("/v1/volumes/prune", post(volumes::prune))
+        .route("/v1/volumes/{name}", get(volumes::inspect).patch(volumes::update).delete(volumes::remove))
         .route("/v1/events", get(events::events))
         .route("/v1/stats", get(measure::all))
         .route("/v1/system", get(system::system))
