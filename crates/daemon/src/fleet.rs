@@ -4,22 +4,25 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hull_protocol::api::{Microvm as Record, State as Life};
+use hull_protocol::api::{Amounts, HOST_TENANT, Microvm as Record, State as Life};
 use hull_protocol::spec::MicrovmSpec;
 
+use crate::audit::Audit;
 use crate::capacity::Capacity;
 use crate::cgroup::Groups;
 use crate::clock::rfc3339;
-use crate::events::Events;
+use crate::events::Feeds;
 use crate::kernel::Bundles;
 use crate::leftovers;
 use crate::metrics::Metrics;
 use crate::microvm::{self, Microvm};
-use crate::network::{HostNetworks, NetworkError};
+use crate::network::{HostNetworks, NetworkError, Owner};
 use crate::paths::Paths;
 use crate::plan::{self, PlanError};
 use crate::space::NoSpace;
 use crate::state::{Key, State, StateError, Wish};
+use crate::tenants::Tenants;
+use crate::tenants::quota::{self, OverQuota};
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -41,13 +44,24 @@ pub struct Host {
     /// The networks.
     pub networks: HostNetworks,
     /// What happens.
-    pub events: Events,
+    pub events: Feeds,
+    /// Who there is.
+    pub tenants: Arc<Tenants>,
+    /// What they did.
+    pub audit: Audit,
     /// Control groups of VMMs.
     pub groups: Groups,
     /// What running microVMs have been promised.
     pub capacity: Capacity,
     /// What is counted.
     pub metrics: Metrics,
+}
+
+impl Host {
+    /// A tenant's images. Those of the host's own tenant have no owner's mark.
+    pub fn images_of(&self, tenant: &str) -> hull_image::Store {
+        self.images.of(if tenant == HOST_TENANT { "" } else { tenant })
+    }
 }
 
 /// Why a microVM could not be made or found.
@@ -65,9 +79,15 @@ pub enum FleetError {
     /// A name that none can have.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// Its tenant has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// The host has no room for more.
     #[error(transparent)]
     Space(#[from] NoSpace),
+    /// The same, for those who are not to know how much of it there is.
+    #[error("the host has no room for more now: try again later")]
+    Full,
     /// The image is not in the store.
     #[error(transparent)]
     Image(#[from] hull_image::StoreError),
@@ -159,7 +179,19 @@ impl Fleet {
 
     /// Every microVM, the oldest first.
     pub fn list(&self) -> Vec<Record> {
-        let mut records: Vec<Record> = self.lock().values().map(Microvm::record).collect();
+        self.sorted(|_| true)
+    }
+
+    /// Every microVM of a tenant, the oldest first.
+    pub fn list_of(&self, tenant: &str) -> Vec<Record> {
+        self.sorted(|microvm| microvm.tenant() == tenant)
+    }
+
+    fn sorted(&self, wanted: impl Fn(&Microvm) -> bool) -> Vec<Record> {
+        let all = self.lock();
+        let mut records: Vec<Record> =
+            all.values().filter(|microvm| wanted(microvm)).map(Microvm::record).collect();
+        drop(all);
         records.sort_by(|a, b| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
         records
     }
@@ -180,25 +212,28 @@ impl Fleet {
         self.lock().values().any(|microvm| microvm.record().spec.kernel.as_deref() == Some(name))
     }
 
-    /// Digests of the images that microVMs were made from; `busy_only`: those of microVMs that are not at rest.
-    pub fn images_in_use(&self, busy_only: bool) -> HashSet<String> {
-        let records = self.list().into_iter().filter(|record| !busy_only || !at_rest(record.state));
+    /// Digests of the images that these microVMs were made from; `busy_only`: those of microVMs that are not at rest.
+    pub fn images_in_use(&self, busy_only: bool, of: impl Fn(&Record) -> bool) -> HashSet<String> {
+        let records =
+            self.list().into_iter().filter(|record| of(record) && !(busy_only && at_rest(record.state)));
         records.map(|record| record.image_digest).collect()
     }
 
-    /// The one with this name, id, or start of an id.
+    /// The tenant's one with this name, id, or start of an id.
     ///
     /// # Errors
     /// When there is none, or more than one.
-    pub fn find(&self, wanted: &str) -> Result<Microvm, FleetError> {
+    pub fn find(&self, tenant: &str, wanted: &str) -> Result<Microvm, FleetError> {
         let all = self.lock();
-        if let Some(found) = all.get(wanted) {
+        let own = |microvm: &&Microvm| microvm.tenant() == tenant;
+        if let Some(found) = all.get(wanted).filter(own) {
             return Ok(found.clone());
         }
-        if let Some(named) = all.values().find(|microvm| microvm.record().name == wanted) {
+        if let Some(named) = all.values().filter(own).find(|microvm| microvm.record().name == wanted) {
             return Ok(named.clone());
         }
-        let mut starting = all.iter().filter(|(id, _)| !wanted.is_empty() && id.starts_with(wanted));
+        let starts = |id: &str| !wanted.is_empty() && id.starts_with(wanted);
+        let mut starting = all.iter().filter(|(id, microvm)| starts(id) && own(microvm));
         match (starting.next(), starting.next()) {
             (Some((_, only)), None) => Ok(only.clone()),
             (Some(_), Some(_)) => Err(FleetError::Ambiguous(wanted.to_owned())),
@@ -206,38 +241,59 @@ impl Fleet {
         }
     }
 
-    /// The microVM in which there is an exec with this id.
+    /// The tenant's microVM in which there is an exec with this id.
     ///
     /// # Errors
     /// When there is none.
-    pub fn find_exec(&self, id: &str) -> Result<Microvm, FleetError> {
+    pub fn find_exec(&self, tenant: &str, id: &str) -> Result<Microvm, FleetError> {
         let all = self.lock();
-        let found = all.values().find(|microvm| microvm.execs().get(id).is_some());
+        let mut own = all.values().filter(|microvm| microvm.tenant() == tenant);
+        let found = own.find(|microvm| microvm.execs().get(id).is_some());
         found.cloned().ok_or_else(|| FleetError::NoExec(id.to_owned()))
     }
 
-    /// The one with this id, which may be about to be made.
+    /// The tenant's one with this id, which may be about to be made.
     ///
     /// # Errors
     /// When there is none.
-    pub fn find_made(&self, id: &str) -> Result<Microvm, FleetError> {
+    pub fn find_made(&self, tenant: &str, id: &str) -> Result<Microvm, FleetError> {
         let _it_is_made = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        self.find(id)
+        self.find(tenant, id)
+    }
+
+    /// Whether the host's disk has room for something new of a tenant's.
+    ///
+    /// # Errors
+    /// When it is full; how full is told to the host's own tenant.
+    pub fn check_space(&self, tenant: &str) -> Result<(), FleetError> {
+        crate::space::check(&self.host.paths.data).map_err(|full| match tenant {
+            HOST_TENANT => full.into(),
+            _ => FleetError::Full,
+        })
     }
 
     /// Makes a microVM; nothing is started. With a key, only once: [`crate::state::StateError::KeyUsed`].
     ///
     /// # Errors
     /// When it cannot be, or its image is not in the store.
-    pub async fn create(&self, spec: MicrovmSpec, key: Option<&Key>) -> Result<Microvm, FleetError> {
-        crate::space::check(&self.host.paths.data)?;
+    pub async fn create(
+        &self,
+        tenant: &str,
+        spec: MicrovmSpec,
+        key: Option<&Key>,
+    ) -> Result<Microvm, FleetError> {
+        self.check_space(tenant)?;
         let id = new_id();
-        let image = self.host.images.resolve(&spec.container.image)?;
+        let image = self.host.images_of(tenant).resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
-        let (wishes, notices) = self.host.networks.wishes(&self.host.state, &spec.networking).await?;
+        // Before anything is made for it, too.
+        self.within_quota(tenant, &spec)?;
+        let owner = Owner { tenant, tenants: &self.host.tenants };
+        let (wishes, notices) = self.host.networks.wishes(&self.host.state, owner, &spec.networking).await?;
         let mut record = Record {
             id: id.clone(),
             name: String::new(),
+            tenant: tenant.to_owned(),
             state: Life::Created,
             image_digest: image.digest.to_string(),
             command: resolved.process.args.clone(),
@@ -257,6 +313,7 @@ impl Fleet {
             spec,
         };
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.within_quota(tenant, &record.spec)?;
         self.name(&mut record, &wishes, key)?;
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
@@ -266,6 +323,24 @@ impl Fleet {
         let microvm = Microvm::spawn(self.host.clone(), record, resolved);
         self.lock().insert(id, microvm.clone());
         Ok(microvm)
+    }
+
+    /// Judges a new microVM by its tenant's quotas; that counts while no other one is made.
+    fn within_quota(&self, tenant: &str, spec: &MicrovmSpec) -> Result<(), OverQuota> {
+        let used = [self.microvms_of(tenant), self.images_of(tenant)];
+        self.host.tenants.admit(tenant, &quota::sum(used.iter()), &quota::of_existing(spec))
+    }
+
+    /// What a tenant's microVMs count for as long as they exist.
+    pub fn microvms_of(&self, tenant: &str) -> Amounts {
+        let all: Vec<_> =
+            self.list_of(tenant).iter().map(|record| quota::of_existing(&record.spec)).collect();
+        quota::sum(all.iter())
+    }
+
+    /// What a tenant's images count.
+    pub fn images_of(&self, tenant: &str) -> Amounts {
+        quota::of_images(&self.host.images_of(tenant).list())
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.

@@ -9,7 +9,7 @@ use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
 use hull_protocol::api::Microvm;
 use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
-use hull_protocol::spec::MicrovmSpec;
+use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::{Bytes, MIB};
 
 use crate::disk::{DISK_MAX, DISK_MIN};
@@ -112,6 +112,11 @@ pub fn size(spec: &MicrovmSpec) -> (u8, Bytes) {
     (cpus, Bytes(spec.memory.unwrap_or(MEMORY_DEFAULT).get().next_multiple_of(MIB)))
 }
 
+/// The most that a container's writable layer grows to.
+pub fn disk_size(spec: &ContainerSpec) -> Bytes {
+    spec.disk_size.unwrap_or(DISK_DEFAULT)
+}
+
 /// The host's memory.
 pub fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
@@ -134,7 +139,7 @@ pub fn resolve(
             spec.restart
         )));
     }
-    let disk_size = spec.container.disk_size.unwrap_or(DISK_DEFAULT);
+    let disk_size = disk_size(&spec.container);
     if disk_size < DISK_MIN || disk_size > DISK_MAX {
         return Err(PlanError::Disk(disk_size));
     }

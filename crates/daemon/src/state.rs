@@ -4,6 +4,7 @@
 //! synchronization).
 
 mod networks;
+mod tenants;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,17 +14,21 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
     "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
      made INTEGER NOT NULL) STRICT",
+    tenants::TABLES,
 ];
 /// How long a key is remembered, in seconds.
 const KEY_LIFE: i64 = 24 * 60 * 60;
-/// How many keys are remembered; the oldest go first.
+/// How many keys of a tenant are remembered; the oldest go first.
 const KEYS_MAX: i64 = 100_000;
+
+/// What is named is not there: `SQLITE_CONSTRAINT_FOREIGNKEY`.
+const NO_PARENT: i32 = rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 
 /// What makes a request to create a microVM the same as an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +73,9 @@ pub enum StateError {
     /// Somebody still has addresses of it.
     #[error("the network {0} is in use by {1}: remove those first")]
     NetworkInUse(String, String),
+    /// A tenant that is not there.
+    #[error("there is no tenant '{0}' (any more)")]
+    NoTenant(String),
     /// A lease that cannot be.
     #[error("{0}")]
     Lease(String),
@@ -87,7 +95,8 @@ impl State {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
+        // A table that is made anew takes nothing along that names it.
+        connection.pragma_update(None, "foreign_keys", false)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > VERSION {
             return Err(StateError::Newer(found));
@@ -96,6 +105,7 @@ impl State {
             let both = format!("BEGIN; {step}; PRAGMA user_version = {version}; COMMIT");
             connection.execute_batch(&both)?;
         }
+        connection.pragma_update(None, "foreign_keys", true)?;
         Ok(Self(Mutex::new(connection)))
     }
 
@@ -127,11 +137,11 @@ impl State {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         if let Some(key) = key {
-            use_key(&transaction, key, &microvm.id)?;
+            use_key(&transaction, key, microvm)?;
         }
         let written = transaction.execute(
-            "INSERT INTO microvms (id, name, record) VALUES (?1, ?2, '{}')",
-            params![microvm.id, microvm.name],
+            "INSERT INTO microvms (id, tenant, name, record) VALUES (?1, ?2, ?3, '{}')",
+            params![microvm.id, microvm.tenant, microvm.name],
         );
         unique(written, microvm)?;
         microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
@@ -140,12 +150,12 @@ impl State {
         Ok(transaction.commit()?)
     }
 
-    /// The microVM that was made with this key, and whether the same was asked for.
+    /// The microVM that this tenant has made with this key, and whether the same was asked for.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn made_with(&self, key: &Key) -> Result<Option<(String, bool)>, StateError> {
-        Ok(find_key(&self.lock(), key)?)
+    pub fn made_with(&self, tenant: &str, key: &Key) -> Result<Option<(String, bool)>, StateError> {
+        Ok(find_key(&self.lock(), tenant, key)?)
     }
 
     /// Writes a microVM's record anew.
@@ -175,6 +185,9 @@ impl State {
 fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), StateError> {
     match written {
         Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code == NO_PARENT => {
+            Err(StateError::NoTenant(microvm.tenant.clone()))
+        }
         Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
             Err(StateError::NameTaken(microvm.name.clone()))
         }
@@ -182,27 +195,30 @@ fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), Sta
     }
 }
 
-fn find_key(connection: &Connection, key: &Key) -> rusqlite::Result<Option<(String, bool)>> {
-    let known =
-        connection.query_row("SELECT microvm, request FROM keys WHERE key = ?1", params![key.key], |row| {
-            Ok((row.get(0)?, row.get::<_, String>(1)? == key.request))
-        });
+fn find_key(connection: &Connection, tenant: &str, key: &Key) -> rusqlite::Result<Option<(String, bool)>> {
+    let query = "SELECT microvm, request FROM keys WHERE tenant = ?1 AND key = ?2";
+    let known = connection.query_row(query, params![tenant, key.key], |row| {
+        Ok((row.get(0)?, row.get::<_, String>(1)? == key.request))
+    });
     known.optional()
 }
 
 /// Takes a key for a microVM, if it is free; old ones are forgotten on the way.
-fn use_key(connection: &Connection, key: &Key, microvm: &str) -> Result<(), StateError> {
+fn use_key(connection: &Connection, key: &Key, microvm: &Microvm) -> Result<(), StateError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     connection.execute("DELETE FROM keys WHERE made < ?1", params![now.saturating_sub(KEY_LIFE)])?;
-    connection
-        .execute("DELETE FROM keys WHERE rowid <= (SELECT max(rowid) FROM keys) - ?1", params![KEYS_MAX])?;
-    if let Some((microvm, same)) = find_key(connection, key)? {
+    connection.execute(
+        "DELETE FROM keys WHERE rowid IN \
+         (SELECT rowid FROM keys WHERE tenant = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
+        params![microvm.tenant, KEYS_MAX],
+    )?;
+    if let Some((microvm, same)) = find_key(connection, &microvm.tenant, key)? {
         return Err(StateError::KeyUsed { microvm, same });
     }
     connection.execute(
-        "INSERT INTO keys (key, request, microvm, made) VALUES (?1, ?2, ?3, ?4)",
-        params![key.key, key.request, microvm, now],
+        "INSERT INTO keys (tenant, key, request, microvm, made) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![microvm.tenant, key.key, key.request, microvm.id, now],
     )?;
     Ok(())
 }

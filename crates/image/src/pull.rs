@@ -174,7 +174,7 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
     }
 
     async fn blob(&self, blob: &Descriptor) -> Result<(), PullError> {
-        if self.store.blobs().has(&blob.digest, blob.size) {
+        if self.store.may_reuse(&blob.digest, blob.size) {
             self.report(blob, blob.size);
             return Ok(());
         }

@@ -1,10 +1,15 @@
 //! The nouns of the REST API, as JSON bodies under `/v1/`.
 
 mod network;
+mod tenant;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
+pub use self::tenant::{
+    Amounts, AuditEntry, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
+    TokenSpec,
+};
 use crate::exit::ExitReason;
 use crate::health::Health;
 use crate::network::PublishedPort;
@@ -88,6 +93,9 @@ pub struct Microvm {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Whose it is.
+    #[serde(default = "tenant::host_tenant")]
+    pub tenant: String,
     /// Where it is in its life.
     pub state: State,
     /// What the user asked for.

@@ -15,7 +15,7 @@ use crate::units::Bytes;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MicrovmSpec {
-    /// A name of the user's choice, unique among all microVMs; made up when missing.
+    /// A name of the user's choice, unique among its tenant's microVMs; made up when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Number of virtual CPUs; 1 when missing.

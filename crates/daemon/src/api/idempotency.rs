@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiError;
-use crate::fleet::Fleet;
 use crate::state::Key;
+use crate::view::View;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that this is the answer to an earlier request.
@@ -32,8 +32,8 @@ pub(super) fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiEr
 }
 
 /// The answer to the request that has used the key already, if one has.
-pub(super) fn made(fleet: &Fleet, key: &Key) -> Result<Option<Response>, ApiError> {
-    let Some((id, same)) = fleet.host().state.made_with(key)? else { return Ok(None) };
+pub(super) fn made(fleet: &View, key: &Key) -> Result<Option<Response>, ApiError> {
+    let Some((id, same)) = fleet.made_with(key)? else { return Ok(None) };
     let reused = |why: &str| ApiError::of("key-reused", why.to_owned());
     if !same {
         return Err(reused(

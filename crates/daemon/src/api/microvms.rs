@@ -12,7 +12,7 @@ use hull_protocol::api::{ExitStatus, Microvm, State as Life};
 use serde::Deserialize;
 
 use super::problem::ApiError;
-use super::{Api, Remove, body, idempotency, page, query};
+use super::{Api, Remove, access, body, idempotency, page, query};
 use crate::fleet::FleetError;
 use crate::microvm::chain;
 use crate::plan;
@@ -68,7 +68,11 @@ pub(super) async fn create(
         return Ok(made);
     }
     match (api.fleet.create(body(&bytes)?, key.as_ref()).await, key) {
-        (Ok(microvm), _) => Ok((StatusCode::CREATED, tagged(microvm.record())).into_response()),
+        (Ok(microvm), _) => {
+            let record = microvm.record();
+            let made = access::made("microvms", &record.id);
+            Ok((StatusCode::CREATED, made, tagged(record)).into_response())
+        }
         // The same request was answered a moment ago.
         (Err(FleetError::State(StateError::KeyUsed { .. })), Some(key)) => {
             let made = idempotency::made(&api.fleet, &key)?;
@@ -80,8 +84,7 @@ pub(super) async fn create(
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let mut record = api.fleet.find(&id)?.record();
-    let host = api.fleet.host();
-    if let Err(error) = host.networks.count(&mut record.cards).await {
+    if let Err(error) = api.fleet.count_refused(&mut record.cards).await {
         tracing::warn!("what {id} was refused is not known: {}", chain(&error));
     }
     Ok(tagged(record).into_response())

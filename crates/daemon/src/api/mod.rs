@@ -3,6 +3,8 @@
 //! Owner: the daemon's HTTP server; every handler runs on the runtime. Invariants: what a request sends is bounded
 //! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
 
+mod access;
+mod audit;
 mod events;
 mod exec;
 mod files;
@@ -17,9 +19,10 @@ mod page;
 pub mod problem;
 mod streams;
 mod system;
+mod tenants;
+mod tokens;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -33,22 +36,23 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use self::problem::ApiError;
-use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::view::View;
 
 /// The largest JSON body, in bytes.
 const BODY_MAX: usize = 2 << 20;
 
-/// What every handler gets.
+/// What every handler gets: one tenant's part, and nothing that leads to more.
 #[derive(Clone)]
 pub struct Api {
-    /// The microVMs.
-    pub fleet: Arc<Fleet>,
+    /// The microVMs, and all else.
+    pub fleet: View,
     /// Whether the daemon leaves when nobody needs it.
     pub on_demand: bool,
 }
 
-/// The routes.
-pub fn router(api: Api) -> Router {
+/// The routes, for one tenant. Requests come with the [`crate::tenants::principal::Principal`] who asks.
+pub fn router(api: Api, metrics: Metrics) -> Router {
     let microvm = Router::new()
         .route("/", get(microvms::inspect).patch(microvms::update).delete(microvms::remove))
         .route("/start", post(microvms::start))
@@ -92,12 +96,18 @@ pub fn router(api: Api) -> Router {
         .route("/v1/system", get(system::system))
         .route("/v1/system/df", get(system::disk_usage))
         .route("/v1/system/prune", post(system::prune))
+        .route("/v1/tenants", get(tenants::list).post(tenants::create))
+        .route("/v1/tenants/{name}", get(tenants::inspect).patch(tenants::update).delete(tenants::remove))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", axum::routing::delete(tokens::remove))
+        .route("/v1/audit", get(audit::audit))
         .route("/metrics", get(measure::metrics))
         .route("/problems/{kind}", get(system::problem))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(middleware::from_fn_with_state(api.clone(), measure::count))
+        .layer(middleware::from_fn(access::guard))
+        .layer(middleware::from_fn_with_state(metrics, measure::count))
         .with_state(api)
 }
 

@@ -6,31 +6,30 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use hull_protocol::api::Network;
 
+use super::access::Made;
 use super::problem::ApiError;
-use super::{Api, body};
+use super::{Api, access, body};
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Network>>, ApiError> {
-    Ok(Json(api.fleet.host().state.networks()?))
+    Ok(Json(api.fleet.networks()?))
 }
 
 pub(super) async fn create(
     State(api): State<Api>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Network>), ApiError> {
-    let (host, spec) = (api.fleet.host(), body(&bytes)?);
-    Ok((StatusCode::CREATED, Json(host.networks.create(&host.state, spec).await?)))
+) -> Result<(StatusCode, Made, Json<Network>), ApiError> {
+    let network = api.fleet.create_network(body(&bytes)?).await?;
+    Ok((StatusCode::CREATED, access::made("networks", &network.name), Json(network)))
 }
 
 pub(super) async fn inspect(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<Network>, ApiError> {
-    let host = api.fleet.host();
-    Ok(Json(host.networks.inspect(&host.state, &name).await?))
+    Ok(Json(api.fleet.network(&name).await?))
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    let host = api.fleet.host();
-    host.networks.remove(&host.state, &name).await?;
+    api.fleet.remove_network(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -24,9 +24,13 @@ use crate::capacity::{Promise, Share};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+use crate::tenants::{Tally, quota};
 
 /// How long one that an earlier daemon was stopping may take from now on.
 const STOP_AGAIN: Duration = Duration::from_secs(10);
+
+/// What the host has promised a run, and what it counts against its tenant's quotas.
+type Room = (Promise, Tally);
 
 /// A run, as the actor holds it.
 struct Handle {
@@ -38,7 +42,7 @@ struct Handle {
     began: Instant,
     /// Whether its process has run.
     ran: bool,
-    _promise: Promise,
+    _room: Room,
     told: mpsc::Receiver<Told>,
     ended: oneshot::Receiver<(ExitStatus, bool)>,
     /// Who waits for the start to come to something.
@@ -111,8 +115,8 @@ impl Actor {
     /// Goes on where an earlier daemon left off.
     fn take_up(&mut self, adopted: Option<Vmm>) {
         if adopted.is_some() {
-            let promise = self.host.capacity.count(self.share());
-            self.run(adopted, promise);
+            let tally = self.host.tenants.runs(&self.record.tenant, quota::of_running(&self.record.spec));
+            self.run(adopted, (self.host.capacity.count(self.share()), tally));
             if self.record.state == State::Stopping {
                 self.order_stop(STOP_AGAIN);
             }
@@ -131,7 +135,7 @@ impl Actor {
     /// Lives until the microVM is removed or the daemon ends.
     pub(super) async fn live(mut self, mut inbox: mpsc::Receiver<(Command, Reply)>) {
         loop {
-            if self.run.is_none() && !self.deleting.is_empty() && self.remove() {
+            if self.run.is_none() && !self.deleting.is_empty() && self.remove(&mut inbox) {
                 return;
             }
             let happened = async {
@@ -197,7 +201,7 @@ impl Actor {
         }
     }
 
-    fn run(&mut self, adopted: Option<Vmm>, promise: Promise) {
+    fn run(&mut self, adopted: Option<Vmm>, room: Room) {
         let adopted_ran = adopted.is_some() && self.record.state != State::Starting;
         let (orders, told_orders) = mpsc::channel(COMMANDS);
         let (told, tells) = mpsc::channel(COMMANDS);
@@ -233,7 +237,7 @@ impl Actor {
             paused,
             began,
             ran,
-            _promise: promise,
+            _room: room,
             told: tells,
             ended,
             starting: Vec::new(),
@@ -252,12 +256,14 @@ impl Actor {
     }
 
     /// Removes what is left of it; whether that was all.
-    fn remove(&mut self) -> bool {
+    fn remove(&mut self, inbox: &mut mpsc::Receiver<(Command, Reply)>) -> bool {
         let files = Files::new(&self.host, &self.record.id);
         // Forgotten first: what a daemon that dies in between leaves is nobody's, and the next one clears it away.
         let forgotten = self.host.state.remove(&self.record.id).map_err(MicrovmError::State);
         let gone = forgotten.is_ok();
         if gone {
+            // Nobody finds or counts it any more by the time that its removal is answered.
+            inbox.close();
             self.tell("destroy", &[]);
         }
         let removed = forgotten.and_then(|()| files.remove().map_err(MicrovmError::Files));

@@ -30,5 +30,6 @@ pub mod ruleset;
 pub mod subnet;
 pub mod wishes;
 
+pub use self::catalog::Owner;
 pub use self::error::NetworkError;
 pub use self::host::{Attached, HostNetworks};

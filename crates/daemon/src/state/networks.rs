@@ -67,10 +67,12 @@ impl State {
     pub fn insert_network(&self, network: &Network) -> Result<(), StateError> {
         let record = serde_json::to_string(network)?;
         let written = self.lock().execute(
-            "INSERT INTO networks (id, tenant, name, record) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO networks (id, tenant, name, record) \
+             SELECT ?1, name, ?3, ?4 FROM tenants WHERE name = ?2",
             params![network.id, network.tenant, network.name, record],
         );
         match written {
+            Ok(0) => Err(StateError::NoTenant(network.tenant.clone())),
             Ok(_) => Ok(()),
             Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
                 Err(StateError::NetworkTaken(network.name.clone()))

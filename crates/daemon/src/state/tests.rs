@@ -9,6 +9,7 @@ pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
     Microvm {
         id: id.into(),
         name: name.into(),
+        tenant: "default".into(),
         state: Life::Created,
         spec: Default::default(),
         image_digest: "sha256:0".into(),
@@ -71,4 +72,57 @@ fn the_state_of_a_newer_version_is_left_alone() {
     drop(State::open(&path).unwrap());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(State::open(&path), Err(StateError::Newer(99))));
+}
+
+#[test]
+fn names_and_keys_are_each_tenants_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(&dir.path().join("state.db")).unwrap();
+    let key = Key { key: "k".into(), request: "r".into() };
+    let of = |id: &str, tenant: &str| Microvm { tenant: tenant.into(), ..microvm(id, "web") };
+    assert!(
+        matches!(state.insert(&mut of("1", "acme"), &[], None), Err(StateError::NoTenant(name)) if name == "acme")
+    );
+    let acme = r#"{"name":"acme"}"#;
+    state.write_tenant(&serde_json::from_str(acme).unwrap()).unwrap();
+    state.insert(&mut of("1", "default"), &[], Some(&key)).unwrap();
+    assert_eq!(state.made_with("acme", &key).unwrap(), None);
+    state.insert(&mut of("2", "acme"), &[], Some(&key)).unwrap();
+    assert_eq!(state.made_with("acme", &key).unwrap(), Some(("2".into(), true)));
+    assert_eq!(state.made_with("default", &key).unwrap(), Some(("1".into(), true)));
+    assert_eq!(state.remove_tenant("acme").unwrap(), Err((1, 0)));
+    state.remove("2").unwrap();
+    assert_eq!(state.remove_tenant("acme").unwrap(), Ok(()));
+    assert_eq!(state.made_with("acme", &key).unwrap(), None);
+}
+
+#[test]
+fn what_an_earlier_version_wrote_belongs_to_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let before = Connection::open(&path).unwrap();
+    for step in MIGRATIONS.iter().take(3) {
+        before.execute_batch(step).unwrap();
+    }
+    let mut record = serde_json::to_value(microvm("1", "a")).unwrap();
+    record.as_object_mut().unwrap().remove("tenant");
+    before.execute("INSERT INTO microvms VALUES ('1', 'a', ?1)", params![record.to_string()]).unwrap();
+    before
+        .execute_batch(
+            "INSERT INTO networks (id, tenant, name, record) VALUES ('n', 'default', 'net', '{}'); \
+             INSERT INTO leases (microvm, network, mac, ip, ip6) VALUES ('1', 'n', 'm', 'i', 'j'); \
+             INSERT INTO keys VALUES ('k', 'r', '1', 1); PRAGMA user_version = 3",
+        )
+        .unwrap();
+    drop(before);
+    let state = State::open(&path).unwrap();
+    assert_eq!(state.microvms().unwrap(), [microvm("1", "a")]);
+    let key = Key { key: "k".into(), request: "r".into() };
+    assert_eq!(state.made_with("default", &key).unwrap(), Some(("1".into(), true)));
+    let count = |query: &str| state.lock().query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM leases"), 1);
+    assert_eq!(count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    // A lease still goes with its microVM.
+    state.remove("1").unwrap();
+    assert_eq!(count("SELECT count(*) FROM leases"), 0);
 }

@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hull_protocol::api::State;
+use hull_protocol::api::{HOST_TENANT, State};
 use hull_protocol::control::Command as Vm;
 use hull_protocol::life::MicrovmPatch;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use super::super::run::{Order, chain};
 use super::super::vmm::limits;
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
+use crate::tenants::quota;
 
 /// Its VMM has gone, and its run is about to say so.
 const ENDING: &str = "it has just ended: start it again";
@@ -40,15 +41,18 @@ impl Actor {
 
     /// Starts it, if the host has room.
     fn begin(&mut self) -> Result<(), NoRoom> {
-        crate::space::check(&self.host.paths.data)?;
-        let promise = self.host.capacity.promise(self.share())?;
+        // How much room there is is the host's own tenant's business.
+        let told = |why: NoRoom| if self.record.tenant == HOST_TENANT { why } else { NoRoom::Full };
+        crate::space::check(&self.host.paths.data).map_err(|full| told(full.into()))?;
+        let tally = self.host.tenants.start(&self.record.tenant, quota::of_running(&self.record.spec))?;
+        let promise = self.host.capacity.promise(self.share()).map_err(|over| told(over.into()))?;
         self.next_start = None;
         self.record.state = State::Starting;
         self.record.exit = None;
         self.record.finished_at = None;
         self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
         self.remember();
-        self.run(None, promise);
+        self.run(None, (promise, tally));
         Ok(())
     }
 
