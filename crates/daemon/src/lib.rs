@@ -36,6 +36,7 @@ pub mod serve;
 pub mod space;
 pub mod state;
 pub mod stats;
+pub mod trust;
 
 /// The credentials that the user's Docker configuration has for an image's registry.
 pub use hull_image::credentials_for;
