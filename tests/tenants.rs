@@ -6,10 +6,14 @@ mod attacks;
 #[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "support/registry.rs"]
+mod registry;
 #[path = "support/daemon.rs"]
 mod support;
 #[path = "tenants/tls.rs"]
 mod tls;
+#[path = "tenants/trust.rs"]
+mod trust;
 
 use std::path::Path;
 use std::process::Command;

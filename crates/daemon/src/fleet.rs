@@ -23,6 +23,7 @@ use crate::space::NoSpace;
 use crate::state::{Key, State, StateError, Wish};
 use crate::tenants::Tenants;
 use crate::tenants::quota::{self, OverQuota};
+use crate::trust::Policy;
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -47,6 +48,8 @@ pub struct Host {
     pub events: Feeds,
     /// Who there is.
     pub tenants: Arc<Tenants>,
+    /// What images they may bring.
+    pub policy: Policy,
     /// What they did.
     pub audit: Audit,
     /// Control groups of VMMs.

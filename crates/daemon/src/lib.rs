@@ -42,6 +42,7 @@ pub mod space;
 pub mod state;
 pub mod stats;
 pub mod tenants;
+pub mod trust;
 pub mod view;
 
 /// The credentials that the user's Docker configuration has for an image's registry.

@@ -22,6 +22,7 @@ use crate::network::{NetworkError, Owner};
 use crate::state::{Key, StateError};
 use crate::stats::measure;
 use crate::tenants::{TenantError, quota};
+use crate::trust::Policy;
 
 /// A tenant's part of the fleet and of the stores.
 #[derive(Clone)]
@@ -110,6 +111,11 @@ impl View {
         let quota = tenants.get(&self.tenant).ok().and_then(|tenant| of(&tenant.quotas));
         let room = quota.map(|quota| quota.saturating_sub(of(&microvms).unwrap_or(0)));
         Ok(self.images().within(room.unwrap_or(u64::MAX)))
+    }
+
+    /// What images it may bring.
+    pub fn policy(&self) -> &Policy {
+        &self.fleet.host().policy
     }
 
     /// Digests of the images that its microVMs were made from; `busy_only`: those of microVMs that are not at rest.

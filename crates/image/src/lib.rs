@@ -18,6 +18,7 @@ mod pack;
 mod pull;
 mod record;
 mod reference;
+mod signature;
 mod store;
 mod tree;
 
@@ -33,5 +34,6 @@ pub use manifest::ManifestError;
 pub use pack::{PackError, pack_directory};
 pub use pull::{PullError, RequestError};
 pub use record::{ImageConfig, ImageRecord};
-pub use reference::ReferenceError;
+pub use reference::{ReferenceError, repository_of};
+pub use signature::{Key, KeyError};
 pub use store::{Freed, InstallError, Removed, Store, StoreError};

@@ -14,6 +14,7 @@ use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
+use crate::trust::Untrusted;
 
 /// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
 /// meaning; `docs/problems.md` and `/problems/{kind}` explain them.
@@ -33,7 +34,7 @@ const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'
 }
 
 /// Every kind there is.
-pub const KNOWN: [Known; 20] = [
+pub const KNOWN: [Known; 21] = [
     known(
         "invalid",
         400,
@@ -51,6 +52,12 @@ pub const KNOWN: [Known; 20] = [
         403,
         "Not for you",
         "What you are, or your token's scope, does not allow this. The detail says what would.",
+    ),
+    known(
+        "untrusted-image",
+        403,
+        "The image is not trusted",
+        "The host's image policy wants another image, or this one signed by a key that it names. The detail says which.",
     ),
     known("not-found", 404, "Not found", "What the path names does not exist, or not for you."),
     known(
@@ -324,6 +331,12 @@ impl From<hull_image::StoreError> for ApiError {
     }
 }
 
+impl From<Untrusted> for ApiError {
+    fn from(error: Untrusted) -> Self {
+        Self::of("untrusted-image", error.to_string())
+    }
+}
+
 impl From<KernelError> for ApiError {
     fn from(error: KernelError) -> Self {
         match &error {
@@ -342,6 +355,9 @@ impl From<hull_image::PullError> for ApiError {
     fn from(error: hull_image::PullError) -> Self {
         if let hull_image::PullError::Install(error @ InstallError::NoRoom { .. }) = &error {
             return Self::of("over-quota", error.to_string());
+        }
+        if let hull_image::PullError::Unsigned(_) = &error {
+            return Self::of("untrusted-image", error.to_string());
         }
         // Nearly always the registry, the reference or the image; the text names which.
         Self::new(422, "pull-failed", "The image could not be pulled", chain(&error))
