@@ -81,7 +81,7 @@ while said := connection.recv(65536): sys.stdout.buffer.write(said)";
 fn user(uid: u32, socket: &Path, words: &str) -> Command {
     let uid = uid.to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "python3", "-c", SAY]);
+    command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "/usr/bin/python3", "-c", SAY]);
     command.arg(socket).arg(words);
     command
 }
