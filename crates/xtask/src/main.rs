@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod demo;
 mod fixtures;
+mod fuzz;
 mod images;
 mod lab;
 mod programs;
@@ -18,6 +19,8 @@ const USAGE: &str = "usage: cargo xtask VERB
   demo                    set up, build, and boot a microVM
   test                    set up, and run every test
   check                   formatting, lints, dependency law, sizes
+  fuzz [--minutes N] [--part K/N] [TARGET...]
+                          fuzz each target for so long (10 minutes), all of them or a part
   bench boot [--json] [--peer NAME=PATH]
                           measure a boot beside others', in the lab on a clock that counts instructions
   bench net [--json] [--peer NAME=PATH]
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(),
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("lab") => return lab::command(rest),
         Some("fixtures") => {
             fixtures::guest().and_then(|_| fixtures::bare()).and_then(|_| images::images()).map(drop)
