@@ -73,6 +73,14 @@ impl Vmm {
         Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, (descriptors, vec![card]))
     }
 
+    /// Starts the bare guest on a disk with a content of the test's own.
+    pub fn with_disk(cmdline: &str, fill: impl FnOnce(&mut [u8])) -> Self {
+        let mut disk = blank_disk();
+        fill(&mut disk);
+        let with = (Descriptors::default(), Vec::new());
+        Self::launch_on(&disk, (&bare("bare"), None), Bytes::mib(32), cmdline, with)
+    }
+
     /// Starts Linux with the tests' first process and a network card.
     pub fn linux_on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
         let guest = bare("").with_file_name("guest");
@@ -90,6 +98,16 @@ impl Vmm {
     }
 
     fn launch(
+        kernel: (&Path, Option<&Path>),
+        memory: Bytes,
+        cmdline: &str,
+        with: (Descriptors, Vec<NetPlan>),
+    ) -> Self {
+        Self::launch_on(&blank_disk(), kernel, memory, cmdline, with)
+    }
+
+    fn launch_on(
+        disk: &[u8],
         (kernel, initrd): (&Path, Option<&Path>),
         memory: Bytes,
         cmdline: &str,
@@ -97,7 +115,7 @@ impl Vmm {
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place = |name: &str| dir.path().join(name);
-        fs::write(place("disk"), vec![DISK_BYTE; 1 << 20]).unwrap();
+        fs::write(place("disk"), disk).unwrap();
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let plan = BootPlan {
@@ -211,6 +229,10 @@ impl Drop for Vmm {
         // A test that failed leaves no VMM behind; of one that has ended nothing is left to kill.
         let _ended_already = self.child.start_kill();
     }
+}
+
+fn blank_disk() -> Vec<u8> {
+    vec![DISK_BYTE; 1 << 20]
 }
 
 fn control_listener(path: &Path) -> OwnedFd {

@@ -92,6 +92,7 @@ pub fn bare() -> Result<PathBuf> {
         "registers.c",
         "rings.c",
         "requests.c",
+        "siege.c",
     ];
     for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
         let half = place.join(format!("{name}.half"));
