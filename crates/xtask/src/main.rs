@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod check;
 mod demo;
+mod emulator;
 mod fixtures;
 mod fuzz;
 mod images;
@@ -40,9 +41,11 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(rest),
         Some("fuzz") => fuzz::run(rest),
         Some("lab") => return lab::command(rest),
-        Some("fixtures") => {
-            fixtures::guest().and_then(|_| fixtures::bare()).and_then(|_| images::images()).map(drop)
-        }
+        Some("fixtures") => fixtures::guest()
+            .and_then(|_| fixtures::bare())
+            .and_then(|_| fixtures::net())
+            .and_then(|_| images::images())
+            .map(drop),
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");
