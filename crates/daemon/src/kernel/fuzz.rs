@@ -31,7 +31,7 @@ pub fn package(deb: bool, bytes: Vec<u8>, spool: File) -> Option<usize> {
     let mut contents = Contents::new(spool);
     source.read(&mut contents).ok()?;
     let whole = contents.modules.keys().all(|name| contents.module(name).is_ok());
-    whole.then(|| contents.modules.len())
+    whole.then_some(contents.modules.len())
 }
 
 /// A module's file; whether it describes itself.

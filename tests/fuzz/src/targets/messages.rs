@@ -167,11 +167,13 @@ pub(crate) fn bodies(data: &[u8]) {
 /// What becomes of a request for a microVM.
 fn microvm(spec: &spec::MicrovmSpec) {
     let image = ImageConfig { cmd: vec!["sh".into()], ..ImageConfig::default() };
-    let checked =
-        wishes::networking(&spec.networking).is_ok() && wishes::attachments(&spec.networking).is_ok();
+    // Either verdict will do, as long as there is one.
+    std::hint::black_box((
+        wishes::networking(&spec.networking).is_ok(),
+        wishes::attachments(&spec.networking).is_ok(),
+    ));
     let Ok(resolved) = plan::resolve("0123456789abcdef", spec, &image, Bytes::gib(64)) else { return };
     assert!(resolved.memory <= Bytes::gib(64) && resolved.cpus >= 1 && !resolved.process.args.is_empty());
-    assert!(checked || !checked, "either way it was said without a panic");
 }
 
 fn process(spec: &exec::ExecSpec) {
