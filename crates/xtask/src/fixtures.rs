@@ -88,6 +88,7 @@ pub fn bare() -> Result<PathBuf> {
         "platform.c",
         "virtio.c",
         "devices.c",
+        "socket.c",
         "net.c",
         "registers.c",
         "rings.c",
