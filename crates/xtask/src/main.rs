@@ -26,6 +26,7 @@ const USAGE: &str = "usage: cargo xtask VERB
                           measure a boot beside others', in the lab on a clock that counts instructions
   bench net [--json] [--peer NAME=PATH]
                           measure a network card beside QEMU's, in the same lab
+  bench jail              measure what a VMM's jail costs at its start, on this host
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
   fixtures                make what the tests need besides the programs
