@@ -1,7 +1,6 @@
 //! `cargo xtask bench jail`: what a VMM's jail costs at its start.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
