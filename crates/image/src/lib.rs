@@ -10,6 +10,8 @@ mod credentials;
 mod digest;
 mod erofs;
 mod flatten;
+#[doc(hidden)]
+pub mod fuzz;
 mod import;
 mod layer;
 mod limits;

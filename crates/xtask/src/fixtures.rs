@@ -88,10 +88,12 @@ pub fn bare() -> Result<PathBuf> {
         "platform.c",
         "virtio.c",
         "devices.c",
+        "socket.c",
         "net.c",
         "registers.c",
         "rings.c",
         "requests.c",
+        "siege.c",
     ];
     for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
         let half = place.join(format!("{name}.half"));

@@ -12,7 +12,7 @@ use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
 
 /// The test programs whose guests run on any KVM, or are stood in for.
-const BARE: [&str; 8] = ["bare", "card", "control", "jail", "kill", "life", "network", "tenants"];
+const BARE: [&str; 9] = ["bare", "card", "control", "hostile", "jail", "kill", "life", "network", "tenants"];
 
 /// How many labs the system tests may use up.
 const LAB_TRIES: usize = 3;
