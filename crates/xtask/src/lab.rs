@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail};
 use crate::fixtures::{lab_kernel, make, pack_initramfs, put_modules};
 use crate::shell::{check, need_packages, repository, target};
 
-/// What the lab's kernel loads before it can mount the host's root.
-const MODULES: [&str; 12] = [
+/// What the lab's kernel loads before it can mount the host's root; the rules of networks need the last ones, which take
+/// too long when each is asked for in the middle of a transaction.
+const MODULES: [&str; 22] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
@@ -26,6 +27,16 @@ const MODULES: [&str; 12] = [
     "ext4",
     "bridge",
     "veth",
+    "nft_ct",
+    "nft_objref",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nft_fib_inet",
+    "nft_reject_inet",
+    "nft_limit",
+    "nft_meta_bridge",
+    "nft_reject_bridge",
 ];
 /// What a kernel says of a processor that is stuck.
 const LOCKED_UP: &[u8] = b"BUG: soft lockup";

@@ -36,9 +36,11 @@ fn main() -> ExitCode {
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
         Some("lab") => return lab::command(rest),
-        Some("fixtures") => {
-            fixtures::guest().and_then(|_| fixtures::bare()).and_then(|_| images::images()).map(drop)
-        }
+        Some("fixtures") => fixtures::guest()
+            .and_then(|_| fixtures::bare())
+            .and_then(|_| fixtures::net())
+            .and_then(|_| images::images())
+            .map(drop),
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");
