@@ -135,7 +135,7 @@ impl Verb {
 
     fn run(self, host: Option<&str>) -> Result<ExitCode> {
         match self {
-            Self::Boot(boot) => boot.run(),
+            Self::Boot(boot) => boot.run(host),
             Self::Doctor(doctor) => doctor.run(),
             Self::Serve(serve) => serve.run(),
             Self::Version => list::print(&format!("hull {}\n", env!("CARGO_PKG_VERSION"))),

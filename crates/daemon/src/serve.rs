@@ -181,9 +181,14 @@ async fn idle(limit: Duration, fleet: &Fleet, clients: &AtomicUsize) {
         if clients.load(Ordering::Acquire) > 0 || fleet.busy() > 0 {
             since = Instant::now();
         }
-        if since.elapsed() >= limit {
+        if since.elapsed() < limit {
+            continue;
+        }
+        let host = fleet.host();
+        if !host.networks.lends(&host.state).await {
             return;
         }
+        since = Instant::now();
     }
 }
 

@@ -4,7 +4,7 @@ mod network;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
+pub use self::network::{Card, Member, Network, NetworkSpec, PlainCard, PlainCardSpec, Refused};
 use crate::exit::ExitReason;
 use crate::health::Health;
 use crate::network::PublishedPort;
