@@ -53,7 +53,7 @@ fn obstacle(family: &str, table: &str, listing: &[Value]) -> Option<String> {
     }
     let mut chains = listing.iter().filter_map(|value| value.get("chain"));
     let closed = chains.clone().find(|chain| {
-        let last = rules().filter(|rule| text(rule, "chain") == text(chain, "name")).next_back();
+        let last = rules().rfind(|rule| text(rule, "chain") == text(chain, "name"));
         text(chain, "hook") == "forward" && (text(chain, "policy") == "drop" || last.is_some_and(drops_all))
     })?;
     let name = text(closed, "name");
