@@ -19,8 +19,9 @@ use world::{BIG, FAR, FAR6, HOST, HOST6, METADATA, World, sha256};
 const FLOOD: Duration = Duration::from_secs(20);
 /// How soon what was not flooded must flow after it.
 const AT_ONCE: &str = "30";
-/// How long a guest waits for what must not come.
+/// How long a guest waits for what must not come, and for what must.
 const SILENCE: &str = "5";
+const PATIENCE: &str = "60";
 
 fn curl<'a>(command: &[&'a str]) -> Vec<&'a str> {
     [&["curl", "--silent", "--show-error", "--fail", "--max-time"], command].concat()
@@ -190,11 +191,12 @@ fn networks_are_apart_and_metadata_is_out_of_reach() {
     world.start("two-web", &["--network", "two"], serve);
     let metadata: Vec<TcpListener> =
         METADATA.iter().map(|address| world.far(|| TcpListener::bind((*address, 8000)).unwrap())).collect();
-    let reach = |address: &str, port: u16| {
+    let within = |limit: &str, address: &str, port: u16| {
         let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        format!("wget -q -T {SILENCE} -O - http://{address}:{port}/small || echo no; ")
+        format!("timeout {limit} wget -q -O - http://{address}:{port}/small || echo no; ")
     };
-    let own = ["ip", "ip6"].map(|kind| reach(&world.address("one-web", kind), 80)).concat();
+    let reach = |address: &str, port: u16| within(SILENCE, address, port);
+    let own = ["ip", "ip6"].map(|kind| within(PATIENCE, &world.address("one-web", kind), 80)).concat();
     let others = ["ip", "ip6"].map(|kind| reach(&world.address("two-web", kind), 80)).concat();
     assert_eq!(world.script(&["--network", "one"], &own), "hello\nhello\n");
     assert_eq!(world.script(&["--network", "one"], &others), "no\nno\n");

@@ -93,11 +93,12 @@ impl Hull {
 
     /// Runs `hull ARGS`.
     pub fn hull(&self, args: &[&str]) -> Said {
-        let said = Said::from(self.command(args).output().unwrap());
-        if self.lost(args, said.status, &said.stderr) {
-            return self.command(args).output().unwrap().into();
+        loop {
+            let said = Said::from(self.command(args).output().unwrap());
+            if !self.lost(args, said.status, &said.stderr) {
+                return said;
+            }
         }
-        said
     }
 
     /// Whether this was a guest that the emulated host lost, so that it may be run again.

@@ -75,7 +75,9 @@ fn find(netlink: &mut Netlink, mac: Mac) -> io::Result<Link> {
         }
         thread::sleep(CARD_PAUSE);
     }
-    Err(io::Error::other("it is not there: the guest's kernel has no driver for it (virtio_net)"))
+    Err(io::Error::other(
+        "it is not there: the guest's kernel has no driver for it (virtio_net): import it with its modules",
+    ))
 }
 
 /// Gives every card its name. One may have the name that another one gets, so all step aside first.

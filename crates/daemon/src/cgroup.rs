@@ -35,6 +35,8 @@ pub struct Limits {
     pub memory: Bytes,
     /// Its processors.
     pub cpus: u8,
+    /// What it may write to files that are kept in memory: such a file system counts them as their writer's.
+    pub files: Bytes,
     /// What the user asked for.
     pub asked: HostLimits,
 }
@@ -42,7 +44,8 @@ pub struct Limits {
 impl Limits {
     /// The most memory its VMM can hold.
     pub fn memory_max(&self) -> Bytes {
-        Bytes(self.memory.get().saturating_add(overhead(self.memory, self.cpus).get()))
+        let own = self.memory.get().saturating_add(overhead(self.memory, self.cpus).get());
+        Bytes(own.saturating_add(self.files.get()))
     }
 }
 

@@ -7,7 +7,7 @@ fn limits(shares: Option<u32>, quota: Option<u64>) -> Limits {
         cpu_shares: shares.map(|shares| shares.try_into().unwrap()),
         cpu_quota: quota.map(|quota| quota.try_into().unwrap()),
     };
-    Limits { memory: Bytes::mib(512), cpus: 2, asked }
+    Limits { memory: Bytes::mib(512), cpus: 2, files: Bytes(0), asked }
 }
 
 fn lines(version: Version, limits: &Limits) -> Vec<String> {

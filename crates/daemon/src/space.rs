@@ -31,6 +31,13 @@ pub fn free(place: &Path) -> std::io::Result<Bytes> {
     Ok(Bytes(found.f_bavail.saturating_mul(found.f_frsize)))
 }
 
+/// Whether what is written to `place` stays in memory.
+pub fn in_memory(place: &Path) -> bool {
+    // linux/magic.h
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::statfs(place).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
+}
+
 /// Whether something new may be begun.
 ///
 /// # Errors

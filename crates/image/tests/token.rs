@@ -155,11 +155,8 @@ async fn credentials_go_neither_over_plain_http_nor_where_a_token_server_points(
 }
 
 /// A registry whose tokens are `t1`, `t2` and so on, of which just the newest is good; `spoil` says whether an authorized
-/// request is the last one with this token.
-fn expiring(
-    image: Image,
-    spoil: impl Fn(&Request, &mut TcpStream) -> bool + Send + Sync + 'static,
-) -> Server {
+/// request is the last one with this token, and what is answered before the connection breaks: if nothing, it is refused.
+fn expiring(image: Image, spoil: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> Server {
     let newest = AtomicUsize::new(0);
     let good = AtomicUsize::new(0);
     Server::start(move |request, stream| {
@@ -174,9 +171,14 @@ fn expiring(
         if request.header("authorization") != Some(wanted.as_str()) {
             return challenge(stream, &realm);
         }
-        if spoil(request, stream) {
+        if let Some(last) = spoil(request) {
+            // Before the client hears of it, which comes back at once.
             good.store(usize::MAX, SeqCst);
-            return challenge(stream, &realm);
+            if last.is_empty() {
+                return challenge(stream, &realm);
+            }
+            stream.write_all(&last)?;
+            return stream.shutdown(std::net::Shutdown::Both);
         }
         image.serve(request, stream)
     })
@@ -186,9 +188,9 @@ fn expiring(
 async fn a_token_that_expires_during_a_pull_is_renewed_once_for_all() {
     let layers: Vec<_> = (0..4u64).map(|n| layer(&[(&format!("file{n}"), &noise(n + 1, 100_000))])).collect();
     let blobs = AtomicUsize::new(0);
-    let server = expiring(Image::new(&layers), move |request, _| {
+    let server = expiring(Image::new(&layers), move |request| {
         // The first transfers run at a time: all their tokens are bad at once.
-        request.path.contains("/blobs/") && blobs.fetch_add(1, SeqCst) == 0
+        (request.path.contains("/blobs/") && blobs.fetch_add(1, SeqCst) == 0).then(Vec::new)
     });
     let (tree, _) = pull(&plain(&server.address, identity("for-ever")), Limits::default()).await.unwrap();
     for n in 0..4u64 {
@@ -202,17 +204,22 @@ async fn a_transfer_goes_on_where_it_broke_off_with_the_next_token() {
     let content = layer(&[("file", &noise(9, 500_000))]);
     let half = content.len() / 2;
     let image = Image::new(std::slice::from_ref(&content));
-    let (broken, known) = (AtomicUsize::new(0), image.clone());
-    let server = expiring(image, move |request, stream| {
-        let Some(blob) = known.blob(request).filter(|blob| blob.len() > half) else { return false };
+    let (broken, known, others) = (AtomicUsize::new(0), image.clone(), AtomicUsize::new(0));
+    let server = expiring(image, move |request| {
+        let Some(blob) = known.blob(request).filter(|blob| blob.len() > half) else {
+            others.fetch_add(usize::from(request.path.contains("/blobs/")), SeqCst);
+            return None;
+        };
         if request.from().is_some() || broken.fetch_add(1, SeqCst) > 0 {
-            return false;
+            return None;
+        }
+        // The configuration is on its way too; later, it would be the one to find the token expired.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while others.load(SeqCst) == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
         }
         let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", blob.len());
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(&blob[..half]).unwrap();
-        stream.shutdown(std::net::Shutdown::Both).unwrap();
-        true
+        Some([head.as_bytes(), &blob[..half]].concat())
     });
     let (tree, _) = pull(&plain(&server.address, None), Limits::default()).await.unwrap();
     assert_eq!(fs::read(tree.path().join("tree/file")).unwrap(), noise(9, 500_000));

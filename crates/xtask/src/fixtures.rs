@@ -178,10 +178,7 @@ fn kernel_from(package: &str, suffix: &str, apt: &[String]) -> Result<Kernel> {
             .with_context(|| format!("{package} names no kernel: run apt-get update"))?
             .to_owned();
         fs::create_dir_all(half)?;
-        // apt refuses to download as its own user into a directory of root's; that is a warning only.
-        check(Command::new("apt-get").args(apt).args(["download", "-q", &image]).current_dir(half))?;
-        let deb = fs::read_dir(half)?.next().context("apt-get downloaded nothing")??.path();
-        check(Command::new("dpkg").arg("-x").arg(&deb).arg(half))?;
+        let deb = unpack(&image, apt, half)?;
         let release = release(half)?;
         check(Command::new("depmod").arg("-b").arg(half).arg(&release))?;
         vmlinux(half, &release)?;
@@ -191,9 +188,23 @@ fn kernel_from(package: &str, suffix: &str, apt: &[String]) -> Result<Kernel> {
     Ok(Kernel { release: release(&root)?, root })
 }
 
+/// Downloads a package and unpacks it beside its file, which is returned; nothing is installed.
+pub fn unpack(package: &str, apt: &[String], place: &Path) -> Result<PathBuf> {
+    // apt refuses to download as its own user into a directory of root's; that is a warning only.
+    check(Command::new("apt-get").args(apt).args(["download", "-q", package]).current_dir(place))?;
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+    };
+    let deb = fs::read_dir(place)?.filter_map(|entry| Some(entry.ok()?.path())).find(is_it);
+    let deb = deb.context("apt-get downloaded nothing")?;
+    check(Command::new("dpkg").arg("-x").arg(&deb).arg(place))?;
+    Ok(deb)
+}
+
 /// Options that make apt use the backports of this distribution, from the mirror it uses already, and nothing of the
 /// host's own lists.
-fn backports() -> Result<Vec<String>> {
+pub fn backports() -> Result<Vec<String>> {
     let place = target().join("fixtures/backports");
     make(&place, "1", |half| {
         let format = "$(SITE) $(RELEASE)";

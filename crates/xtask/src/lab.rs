@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
+use crate::emulator::emulator;
 use crate::fixtures::{lab_kernel, make, pack_initramfs, put_modules};
 use crate::shell::{check, need_packages, repository, target};
 
@@ -40,8 +41,10 @@ const MODULES: [&str; 22] = [
 ];
 /// What a kernel says of a processor that is stuck.
 const LOCKED_UP: &[u8] = b"BUG: soft lockup";
+/// How long the emulated host may say nothing of itself; it does so every five seconds (`resources/lab/init`).
+const SILENT: Duration = Duration::from_secs(150);
 /// How it fails when the emulator lost the lab, which says nothing of what ran in it.
-const LOST: &str = "the emulated host locked up";
+const LOST: &str = "the emulated host stands still";
 /// The exit status of `cargo xtask lab` then.
 pub const LOST_STATUS: u8 = 75;
 /// No command in the lab runs longer.
@@ -120,7 +123,7 @@ pub fn run(command: &[&str], host: Host) -> Result<i32> {
             Command::new(program).args(args).env("PATH", path()).current_dir(repository()).status()?;
         return Ok(status.code().unwrap_or(125));
     }
-    need_packages(&["qemu-system-x86", "busybox-static", "cpio"])?;
+    need_packages(&["busybox-static", "cpio"])?;
     let kernel = lab_kernel()?;
     let initramfs = target().join("fixtures/lab-initramfs");
     let source = fs::read_to_string(repository().join("resources/lab/init"))? + &MODULES.join(" ");
@@ -143,7 +146,8 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
     watch(
         // It ends with whoever started it, and after a time in any case.
         Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", TIME_LIMIT, "qemu-system-x86_64"])
+            .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", TIME_LIMIT])
+            .args(emulator()?)
             .args(host.processor())
             .args([
                 "-M",
@@ -173,19 +177,26 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
                 "virtserialport,chardev=err,nr=2",
             ])
             .stdin(Stdio::null()),
+        &share.join("alive"),
     )
 }
 
-/// Runs the emulator to its end, or until the emulated host says that one of its processors is stuck: the emulator has
-/// lost an interrupt then, and nothing goes on.
-fn watch(emulator: &mut Command) -> Result<()> {
+/// Runs the emulator to its end, or until the emulated host says that one of its processors is stuck, or says nothing
+/// for long: the emulator has lost an interrupt then, and nothing goes on.
+fn watch(emulator: &mut Command, alive: &Path) -> Result<()> {
     let _of_an_earlier_run = fs::remove_file(console());
     let mut running = emulator.spawn().context("the emulator could not be started")?;
+    let started = Instant::now();
+    let silent = || {
+        let last = fs::metadata(alive).and_then(|file| file.modified());
+        last.map_or(started.elapsed(), |at| SystemTime::now().duration_since(at).unwrap_or_default())
+    };
     loop {
         if let Some(status) = running.try_wait()? {
             return if status.success() { Ok(()) } else { bail!("the emulator failed: {status}") };
         }
-        if fs::read(console()).is_ok_and(|said| said.windows(LOCKED_UP.len()).any(|text| text == LOCKED_UP)) {
+        let said = fs::read(console()).unwrap_or_default();
+        if silent() > SILENT || said.windows(LOCKED_UP.len()).any(|text| text == LOCKED_UP) {
             // Ended as a whole: the emulator is a child of `timeout`, which passes the signal on.
             check(Command::new("kill").arg(running.id().to_string()))?;
             running.wait()?;

@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod check;
 mod demo;
+mod emulator;
 mod fixtures;
 mod images;
 mod lab;

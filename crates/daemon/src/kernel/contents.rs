@@ -40,6 +40,15 @@ const SUBTREES: [&str; 12] = [
     "net/vmw_vsock",
 ];
 
+/// Single modules of subtrees that are otherwise full of drivers and protocols which no microVM wants.
+const MODULES: [&str; 5] = [
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
+    "net/core/failover.ko",
+    "net/ipv6/ipv6.ko",
+    "net/packet/af_packet.ko",
+];
+
 /// What a file in a package or tree is to an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -77,8 +86,10 @@ impl Role {
         let stem = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"].iter().find_map(|end| name.strip_suffix(end))?;
         let text = path.to_str()?;
         let inside = text.split_once("/kernel/").map(|(_, inside)| inside).or(text.strip_prefix("kernel/"));
-        let needed =
-            inside.is_none_or(|inside| SUBTREES.iter().any(|tree| Path::new(inside).starts_with(tree)));
+        let needed = inside.is_none_or(|inside| {
+            SUBTREES.iter().any(|tree| Path::new(inside).starts_with(tree))
+                || MODULES.iter().any(|module| inside.starts_with(module))
+        });
         module_name(stem).filter(|_| needed).map(Self::Module)
     }
 }

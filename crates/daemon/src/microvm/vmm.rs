@@ -25,6 +25,7 @@ use crate::fleet::Host;
 use crate::launch::{self, Descriptors, LaunchError};
 use crate::network::{Attached, NetworkError, guest};
 use crate::plan::{CMDLINE, Resolved};
+use crate::space;
 
 /// The guest's context id: each VM has a vsock device of its own, so all can have the same.
 const GUEST_CID: u32 = 3;
@@ -220,7 +221,7 @@ impl Vmm {
             disks,
             vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
             nets,
-            cgroups: group_slots(&group, resolved, &mut descriptors),
+            cgroups: group_slots(&group, &limits(host, resolved), &mut descriptors),
             rng: true,
             console: ConsolePlan {
                 input: None,
@@ -314,10 +315,16 @@ impl Vmm {
     }
 }
 
+/// What a VMM is limited to on this host.
+pub(super) fn limits(host: &Host, resolved: &Resolved) -> Limits {
+    let Resolved { memory, cpus, disk_size, limits, .. } = *resolved;
+    let files = if space::in_memory(&host.paths.data) { disk_size } else { Bytes(0) };
+    Limits { memory, cpus, files, asked: limits }
+}
+
 /// The VMM's control group, made, as slots of its plan. A host that has none runs it without limits.
-fn group_slots(group: &Group, resolved: &Resolved, descriptors: &mut Descriptors) -> Vec<Slot> {
-    let limits = Limits { memory: resolved.memory, cpus: resolved.cpus, asked: resolved.limits };
-    match group.create(&limits).and_then(|()| group.entries()) {
+fn group_slots(group: &Group, limits: &Limits, descriptors: &mut Descriptors) -> Vec<Slot> {
+    match group.create(limits).and_then(|()| group.entries()) {
         Ok(entries) => entries.into_iter().map(|entry| descriptors.add(entry)).collect(),
         Err(error) => {
             tracing::warn!("a microVM runs without limits: its control group cannot be made: {error}");

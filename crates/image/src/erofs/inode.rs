@@ -10,6 +10,9 @@ use crate::layer::records::Meta;
 /// Bytes of an extended inode.
 pub(super) const INODE_SIZE: usize = 64;
 
+/// Bytes of the header before an inode's attributes.
+pub(super) const XATTR_HEADER_SIZE: usize = 12;
+
 /// Bytes of a directory entry without its name.
 const DIRENT_SIZE: usize = 12;
 
@@ -73,7 +76,7 @@ pub(super) struct InodeFields {
 /// Appends an inode and its attributes.
 pub(super) fn push_inode(out: &mut Vec<u8>, fields: InodeFields, meta: &Meta, xattrs: &[u8]) {
     let start = out.len();
-    let count = if xattrs.is_empty() { 0 } else { (xattrs.len() - 12) / 4 + 1 };
+    let count = if xattrs.is_empty() { 0 } else { (xattrs.len() - XATTR_HEADER_SIZE) / 4 + 1 };
     out.extend(((fields.layout as u16) << 1 | 1).to_le_bytes());
     out.extend(u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
     out.extend((fields.file_type.mode_bits() | meta.mode).to_le_bytes());
@@ -114,7 +117,7 @@ pub(super) fn encode_xattrs(meta: &Meta) -> Result<Vec<u8>, LayerError> {
             LayerError::entry(name, "extended attribute beyond what Linux can hold (255 and 65,535 bytes)")
         };
         if out.is_empty() {
-            out.resize(12, 0);
+            out.resize(XATTR_HEADER_SIZE, 0);
         }
         out.push(u8::try_from(rest.len()).map_err(|_| too_large())?);
         out.push(index);

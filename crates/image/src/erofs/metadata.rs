@@ -7,8 +7,8 @@
 use super::checksum::crc32c;
 use super::data::{DataWriter, FileData};
 use super::inode::{
-    DataLayout, Dirent, FileType, INODE_SIZE, InodeFields, directory_size, encode_device, encode_directory,
-    encode_xattrs, push_inode,
+    DataLayout, Dirent, FileType, INODE_SIZE, InodeFields, XATTR_HEADER_SIZE, directory_size, encode_device,
+    encode_directory, encode_xattrs, push_inode,
 };
 use super::{BLOCK, ErofsError, blocks};
 use crate::tree::{Node, NodeId, NodeKind, ROOT, Tree};
@@ -53,7 +53,8 @@ pub(crate) fn write_metadata(
     for id in &layout.order {
         write_content_blocks(writer, tree, &layout, *id)?;
     }
-    let start = writer.allocate(blocks(layout.bytes))?;
+    // erofs-utils 1.5 reads a header of attributes behind the last inode even if that has none: room for it.
+    let start = writer.allocate(blocks(layout.bytes + XATTR_HEADER_SIZE as u64))?;
     write_inodes(writer, tree, &layout, start)?;
     let end = writer.next_block();
     writer.write_at(0, &superblock(&layout, start, end, uuid))?;

@@ -39,6 +39,8 @@ fn files_are_known_by_their_place_and_name() {
     assert_eq!(role("lib/modules/6.1/kernel/drivers/char/hw_random/virtio-rng.ko.xz"), module("virtio_rng"));
     assert_eq!(role("kernel/fs/erofs/erofs.ko.zst"), module("erofs"));
     assert_eq!(role("erofs.ko.gz"), module("erofs"));
+    assert_eq!(role("lib/modules/6.1/kernel/drivers/net/virtio_net.ko"), module("virtio_net"));
+    assert_eq!(role("lib/modules/6.1/kernel/net/core/failover.ko.xz"), module("failover"));
     assert_eq!(role("lib/modules/6.1/updates/dkms/own.ko"), module("own"));
     for none in [
         "",
@@ -49,6 +51,8 @@ fn files_are_known_by_their_place_and_name() {
         "boot/vmlinuzfoo",
         "lib/modules/6.1/kernel/drivers/gpu/drm/drm.ko",
         "lib/modules/6.1/kernel/drivers/blocks/x.ko",
+        "lib/modules/6.1/kernel/drivers/net/ethernet/intel/e1000/e1000.ko",
+        "lib/modules/6.1/kernel/net/ipv6/netfilter/ip6_tables.ko",
         "lib/modules/6.1/modules.dep",
         "erofs.ko.lz4",
         "b d.ko",

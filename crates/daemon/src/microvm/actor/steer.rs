@@ -14,10 +14,9 @@ use super::super::change::patched;
 use super::super::health;
 use super::super::restart;
 use super::super::run::{Order, chain};
+use super::super::vmm::limits;
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
-use crate::cgroup::Limits;
-use crate::plan::Resolved;
 
 /// Its VMM has gone, and its run is about to say so.
 const ENDING: &str = "it has just ended: start it again";
@@ -171,8 +170,7 @@ impl Actor {
         self.tell("update", &[]);
         self.resolved.limits = self.record.spec.limits;
         if self.run.is_some() && old.spec.limits != self.record.spec.limits {
-            let Resolved { memory, cpus, limits, .. } = self.resolved;
-            let limits = Limits { memory, cpus, asked: limits };
+            let limits = limits(&self.host, &self.resolved);
             self.host.groups.group(&self.record.id).limit(&limits).map_err(MicrovmError::Limit)?;
         }
         Ok(())

@@ -42,6 +42,20 @@ fn whiteouts_hide_only_what_is_below() {
 }
 
 #[test]
+fn an_image_may_end_with_any_inode() {
+    // Where the last inode ends a block, and with it the image, is one of these.
+    for (files, width) in (1..=60).flat_map(|files| (3..10).map(move |width| (files, width))) {
+        let named = |archive: Archive, file: usize| archive.file(&format!("{file:0width$}"), "");
+        let temp = tempfile::tempdir().unwrap();
+        let image = temp.path().join("image");
+        let layer = (0..files).fold(Archive::default(), named).end();
+        flatten_to(&[layer], &image, &Limits::default()).unwrap();
+        let checked = Command::new("fsck.erofs").arg(&image).output().unwrap();
+        assert!(checked.status.success(), "{files} files, {width}: {checked:?}");
+    }
+}
+
+#[test]
 fn kinds_replace_each_other_and_links_cross_layers() {
     let one = Archive::default().dir("t").file("t/in", "in").file("f", "file").file("keep", "kept").end();
     let two = Archive::default()
