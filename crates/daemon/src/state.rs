@@ -13,12 +13,14 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
     "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
      made INTEGER NOT NULL) STRICT",
+    // Kept for the tables of tenants.
+    "",
     networks::PLAIN_LEASES,
 ];
 /// How long a key is remembered, in seconds.
