@@ -6,6 +6,7 @@
 mod attach;
 mod boot;
 mod bounded_log;
+mod completion;
 mod container;
 mod cp;
 mod create;
@@ -97,6 +98,9 @@ enum Verb {
     Serve(serve::Serve),
     System(system::System),
     Doctor(doctor::Doctor),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    Manual(completion::Manual),
     /// Print the version
     Version,
 }
@@ -138,6 +142,8 @@ impl Verb {
             Self::Boot(boot) => boot.run(host),
             Self::Doctor(doctor) => doctor.run(),
             Self::Serve(serve) => serve.run(),
+            Self::Completion(verb) => verb.run(),
+            Self::Manual(verb) => verb.run(),
             Self::Version => list::print(&format!("hull {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Run(verb) => block_on(verb.run(host)),
             Self::Create(verb) => block_on(verb.run(host)),

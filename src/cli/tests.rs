@@ -85,3 +85,17 @@ fn verbs_are_understood() {
         assert_eq!(parsed.is_ok(), !line.contains("help-me-not"), "{line}");
     }
 }
+
+#[test]
+fn every_shell_can_complete_and_every_verb_has_a_page() {
+    for shell in ["bash", "zsh", "fish"] {
+        let shell = shell.parse::<clap_complete::Shell>().unwrap();
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "hull", &mut script);
+        assert!(String::from_utf8(script).unwrap().contains("detach-keys"), "{shell}");
+    }
+    let pages = tempfile::tempdir().unwrap();
+    clap_mangen::generate_to(Cli::command(), pages.path()).unwrap();
+    let text = std::fs::read_to_string(pages.path().join("hull-run.1")).unwrap();
+    assert!(text.contains("publish"), "{text}");
+}

@@ -26,6 +26,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
   fixtures                make what the tests need besides the programs
+  manual                  write the manual's pages and the shells' completions
   programs                build hull, hull-vmm and the static hull-agent";
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             .and_then(|_| fixtures::net())
             .and_then(|_| images::images())
             .map(drop),
+        Some("manual") => programs::manual(),
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");

@@ -244,7 +244,8 @@ impl Run {
         self.execs.connected(Session::new(agent.caller(), files.vsock()), &agent.ready.processes);
         self.tell(Told::Running(agent.ready.kernel.clone())).await;
         let plan = self.resolved.health.clone();
-        let checks = health::watch(plan, self.health.take(), self.execs.clone(), self.told.clone());
+        let (execs, paused) = (self.execs.clone(), self.paused.clone());
+        let checks = health::watch(plan, self.health.take(), execs, paused, self.told.clone());
         let exit = self.follow(&mut agent, &process.id).await?;
         drop(checks);
         self.execs.lost();
