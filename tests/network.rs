@@ -11,6 +11,12 @@ mod world;
 mod crash;
 #[path = "network/isolation.rs"]
 mod isolation;
+#[path = "network/names.rs"]
+mod names;
+#[path = "network/others.rs"]
+mod others;
+#[path = "network/plain.rs"]
+mod plain;
 #[path = "network/wishes.rs"]
 mod wishes;
 

@@ -126,8 +126,10 @@ enum BootVerb {
 
 impl Cli {
     fn read(line: &[OsString]) -> Result<Self, clap::Error> {
-        if line.get(1).is_some_and(|verb| verb == "boot") {
-            let BootAlone { verb: BootVerb::Boot(boot) } = BootAlone::try_parse_from(line)?;
+        // What it does not know, such as which daemon is meant, or that is wrong, is for the whole to understand.
+        if line.get(1).is_some_and(|verb| verb == "boot")
+            && let Ok(BootAlone { verb: BootVerb::Boot(boot) }) = BootAlone::try_parse_from(line)
+        {
             return Ok(Self { host: Host::default(), verb: Verb::Boot(boot) });
         }
         Self::try_parse_from(line)
@@ -145,7 +147,7 @@ impl Verb {
 
     fn run(self, host: &Host) -> Result<ExitCode> {
         match self {
-            Self::Boot(boot) => boot.run(),
+            Self::Boot(boot) => boot.run(host),
             Self::Doctor(doctor) => doctor.run(),
             Self::Serve(serve) => serve.run(),
             Self::Completion(verb) => verb.run(),

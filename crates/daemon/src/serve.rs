@@ -220,9 +220,14 @@ async fn idle(limit: Duration, fleet: &Fleet, peers: &Peers) {
         if peers.count() > 0 || fleet.busy() > 0 {
             since = Instant::now();
         }
-        if since.elapsed() >= limit {
+        if since.elapsed() < limit {
+            continue;
+        }
+        let host = fleet.host();
+        if !host.networks.lends(&host.state).await {
             return;
         }
+        since = Instant::now();
     }
 }
 

@@ -14,13 +14,14 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
     "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
      made INTEGER NOT NULL) STRICT",
     tenants::TABLES,
+    networks::PLAIN_LEASES,
 ];
 /// How long a key is remembered, in seconds.
 const KEY_LIFE: i64 = 24 * 60 * 60;
@@ -70,6 +71,12 @@ pub enum StateError {
     /// A network that is not there.
     #[error("there is no network '{0}': 'hull network ls' lists all")]
     NoNetwork(String),
+    /// A card that is not lent to a plain VM.
+    #[error("no plain VM has been lent the card {0} of that network: it may have been given back")]
+    NoCard(String),
+    /// A plain VM's card that it still has.
+    #[error("the card {0} is in use by its VM: end that first")]
+    CardInUse(String),
     /// Somebody still has addresses of it.
     #[error("the network {0} is in use by {1}: remove those first")]
     NetworkInUse(String, String),

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use hull_protocol::api::{
-    Amounts, Capacity, Card, HOST_TENANT, Microvm as Record, Network, NetworkSpec, NewToken, Resource,
-    Tenant, Token, TokenSpec,
+    Amounts, Capacity, Card, HOST_TENANT, Microvm as Record, Network, NetworkSpec, NewToken, PlainCard,
+    PlainCardSpec, Resource, Tenant, Token, TokenSpec,
 };
 use hull_protocol::life::Stats;
 use hull_protocol::spec::MicrovmSpec;
@@ -196,6 +196,24 @@ impl View {
     pub async fn remove_network(&self, name: &str) -> Result<(), NetworkError> {
         let host = self.fleet.host();
         host.networks.remove(&host.state, &self.tenant, name).await
+    }
+
+    /// Lends a card of its network to a plain VM.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub async fn lend_card(&self, network: &str, spec: &PlainCardSpec) -> Result<PlainCard, NetworkError> {
+        let host = self.fleet.host();
+        host.networks.lend(&host.state, self.owner(), network, spec).await
+    }
+
+    /// Takes back a card that was lent.
+    ///
+    /// # Errors
+    /// When there is none, or it is still in use.
+    pub async fn give_back_card(&self, network: &str, tap: &str) -> Result<(), NetworkError> {
+        let host = self.fleet.host();
+        host.networks.give_back(&host.state, &self.tenant, network, tap).await
     }
 
     /// Fills in what cards were refused.

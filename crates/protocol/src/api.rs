@@ -5,7 +5,7 @@ mod tenant;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
+pub use self::network::{Card, Member, Network, NetworkSpec, PlainCard, PlainCardSpec, Refused};
 pub use self::tenant::{
     Amounts, AuditEntry, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
     TokenSpec,

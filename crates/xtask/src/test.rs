@@ -46,7 +46,17 @@ struct Counts {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&["acpica-tools", "gcc", "iproute2", "libc6-dev", "nftables", "openssl", "python3"])?;
+    need_packages(&[
+        "acpica-tools",
+        "curl",
+        "gcc",
+        "iproute2",
+        "libc6-dev",
+        "nftables",
+        "openssl",
+        "python3",
+        "wrk",
+    ])?;
     let all = build()?;
     programs::build_beside_hull()?;
     set_up()?;

@@ -31,6 +31,8 @@ fn needs(method: &Method, route: &str) -> Need {
     match route {
         _ if below("/v1/audit") || below("/metrics") => Need::Host,
         _ if (below("/v1/tenants") || below("/v1/kernels")) && !reads => Need::Host,
+        // A tap of the host's, for a VM that is no tenant's.
+        _ if below("/v1/networks/{name}/cards") => Need::Host,
         _ if below("/v1/tokens") => Need::Scope(Scope::Admin),
         _ if reads => Need::Scope(Scope::Read),
         _ => Need::Scope(Scope::Operate),
@@ -116,6 +118,8 @@ mod tests {
                 assert_eq!(row(method, route), "nyynyy", "{route}");
             }
         }
+        assert_eq!(row(Method::POST, "/v1/networks/{name}/cards"), "nnnnny");
+        assert_eq!(row(Method::DELETE, "/v1/networks/{name}/cards/{tap}"), "nnnnny");
         assert_eq!(row(Method::GET, "/v1/tokens"), "nnynny");
         assert_eq!(row(Method::DELETE, "/v1/tokens/{id}"), "nnynny");
         for route in ["/v1/audit", "/metrics"] {

@@ -91,6 +91,8 @@ pub fn router(api: Api, metrics: Metrics) -> Router {
         .nest("/v1/kernels", kernels)
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/v1/networks/{name}/cards", post(networks::lend))
+        .route("/v1/networks/{name}/cards/{tap}", axum::routing::delete(networks::give_back))
         .route("/v1/events", get(events::events))
         .route("/v1/stats", get(measure::all))
         .route("/v1/system", get(system::system))

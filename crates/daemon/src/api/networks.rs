@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use hull_protocol::api::Network;
+use hull_protocol::api::{Network, PlainCard};
 
 use super::access::Made;
 use super::problem::ApiError;
@@ -31,5 +31,23 @@ pub(super) async fn inspect(
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     api.fleet.remove_network(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn lend(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<PlainCard>), ApiError> {
+    access::whole(&api)?;
+    Ok((StatusCode::CREATED, Json(api.fleet.lend_card(&name, &body(&bytes)?).await?)))
+}
+
+pub(super) async fn give_back(
+    State(api): State<Api>,
+    Path((name, tap)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    access::whole(&api)?;
+    api.fleet.give_back_card(&name, &tap).await?;
     Ok(StatusCode::NO_CONTENT)
 }

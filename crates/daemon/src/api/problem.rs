@@ -228,7 +228,8 @@ impl From<StateError> for ApiError {
             StateError::NameTaken(_) => Self::of("name-taken", error.to_string()),
             StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
             StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
-            StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::CardInUse(_) | StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::NoCard(_) => Self::not_found(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
             }

@@ -173,7 +173,7 @@ impl Actor {
             Command::Restart(grace) => self.restart(grace, reply).await,
             Command::Pause => answer(reply, self.pause().await),
             Command::Unpause => answer(reply, self.unpause().await),
-            Command::Update(patch, revision) => answer(reply, self.update(&patch, revision)),
+            Command::Update(patch, revision) => answer(reply, self.update(&patch, revision).await),
             Command::Signal(number) => {
                 if number == 9 || number == self.resolved.stop_signal {
                     self.record.stop_requested = true;

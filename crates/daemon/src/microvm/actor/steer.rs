@@ -149,7 +149,11 @@ impl Actor {
         Ok(())
     }
 
-    pub(super) fn update(&mut self, patch: &MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
+    pub(super) async fn update(
+        &mut self,
+        patch: &MicrovmPatch,
+        revision: Option<u64>,
+    ) -> Result<(), MicrovmError> {
         if revision.is_some_and(|revision| revision != self.record.revision) {
             return Err(MicrovmError::Changed(self.record.revision));
         }
@@ -164,6 +168,7 @@ impl Actor {
         let old = std::mem::replace(&mut self.record, new);
         let _nobody_looks = self.shown.send(self.record.clone());
         if renamed {
+            self.host.networks.rename(&self.record).await;
             self.tell("rename", &[("old_name", old.name)]);
         }
         self.tell("update", &[]);
