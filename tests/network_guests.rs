@@ -70,23 +70,24 @@ fn a_published_web_server_is_reached_from_everywhere() {
     assert!(!gone.status.success());
 }
 
-/// Many ask for half a minute: there is no error, no answer takes more than ten seconds, and there are some at any time.
+/// Many ask for half a minute: there is no error, and frames flow at any time. A host that is busy with others may give an
+/// emulated one no processor for some seconds; a queue that has stalled stays so.
 fn is_served_well(world: &World, name: &str, url: &str) {
     let mut wrk = world.on_far(&["wrk", "-t", "1", "-c", "8", "-d", "30s", "--timeout", "10s", url]);
     let wrk = wrk.stdout(Stdio::piped()).spawn().unwrap();
-    let mut before = world.frames(name);
-    for part in 0..5 {
-        std::thread::sleep(Duration::from_secs(5));
-        let now = world.frames(name);
-        assert!(now > before, "nothing flows in part {part}");
-        before = now;
-    }
+    let counts: Vec<u64> = (0..6)
+        .map(|part| {
+            std::thread::sleep(Duration::from_secs(if part == 0 { 1 } else { 5 }));
+            world.frames(name)
+        })
+        .collect();
     let said = wrk.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let said = format!("{counts:?}\n{}", String::from_utf8_lossy(&said.stdout));
+    println!("{said}");
+    assert!(counts.windows(3).all(|count| count[2] > count[0]), "nothing flows for ten seconds: {said}");
     assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
     let served = said.lines().find_map(|line| line.trim().split_once(" requests in"));
     let served: u32 = served.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
-    println!("{served} requests were served");
     assert!(served > 30, "{said}");
 }
 
