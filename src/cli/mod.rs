@@ -126,10 +126,8 @@ enum BootVerb {
 
 impl Cli {
     fn read(line: &[OsString]) -> Result<Self, clap::Error> {
-        // What it does not know, such as which daemon is meant, or that is wrong, is for the whole to understand.
-        if line.get(1).is_some_and(|verb| verb == "boot")
-            && let Ok(BootAlone { verb: BootVerb::Boot(boot) }) = BootAlone::try_parse_from(line)
-        {
+        if line.get(1).is_some_and(|verb| verb == "boot") {
+            let BootAlone { verb: BootVerb::Boot(boot) } = BootAlone::try_parse_from(line)?;
             return Ok(Self { host: Host::default(), verb: Verb::Boot(boot) });
         }
         Self::try_parse_from(line)

@@ -1,11 +1,12 @@
 //! From what the user wrote and what the image says to what is started. Pure: nothing is opened or looked up here
 //! but the host's size, which the caller passes in.
 
+mod capabilities;
 mod exec;
 mod health;
 
 use hull_image::ImageConfig;
-use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
+use hull_protocol::agent::{ProcessSpec, Rlimit};
 use hull_protocol::api::Microvm;
 use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
@@ -206,7 +207,7 @@ fn process(spec: &MicrovmSpec, image: &ImageConfig) -> Result<ProcessSpec, PlanE
         user: or_image(&container.user, &image.user),
         terminal: container.terminal,
         stdin: container.stdin,
-        capabilities: DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+        capabilities: capabilities::kept(&container.cap_add, &container.cap_drop)?,
         rlimits: vec![Rlimit { name: "nofile".into(), soft: 1024, hard: 524_288 }],
         no_new_privileges: false,
     })

@@ -82,6 +82,12 @@ pub struct ContainerSpec {
     /// The root is read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Capabilities besides Docker's default set, such as `NET_ADMIN`, or `ALL`; within the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Capabilities to be without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<Bytes>,
