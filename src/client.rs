@@ -1,4 +1,4 @@
-//! The client's side of the REST API: HTTP/1.1 over a unix socket, one connection a request.
+//! The client's side of the REST API: HTTP/1.1 over a unix socket or TLS, one connection a request.
 //!
 //! RFC 9112 (HTTP/1.1), RFC 9457 (problem details). Owner: the verb that is being done, on its one thread.
 //! Invariant: an answer that is no success is an error that carries the daemon's own words; no answer is
@@ -6,10 +6,10 @@
 
 mod body;
 mod download;
-mod locate;
+mod endpoint;
+mod host;
 mod on_demand;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,10 +25,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
 pub(crate) use body::Body;
 use download::Download;
+use endpoint::Endpoint;
+pub(crate) use host::Host;
 pub(crate) use on_demand::bind;
 
 use crate::stream::{Attached, Frames};
@@ -45,21 +46,29 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A daemon that has answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    endpoint: Endpoint,
+    /// What every request has besides.
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Client {
     /// Connects to the daemon at `host`; without one, to the user's own, which is started where it does not run.
-    pub(crate) async fn connect(host: Option<&str>) -> Result<Self> {
-        if let Some(host) = locate::host(host)? {
-            let client = Self { socket: host };
-            client.system().await.with_context(|| {
-                format!("no daemon answers on {}: is 'hull serve' running there?", client.socket.display())
-            })?;
-            return Ok(client);
+    pub(crate) async fn connect(host: &Host) -> Result<Self> {
+        let endpoint = host.endpoint()?;
+        let headers = host.headers(endpoint.is_some())?;
+        if let Some(endpoint) = endpoint {
+            let client = Self { endpoint, headers };
+            return match client.system().await {
+                Ok(_) => Ok(client),
+                Err(error) if error.is::<Problem>() => Err(error),
+                Err(error) => Err(error.context(format!(
+                    "no daemon answers on {}: is 'hull serve' running there?",
+                    client.endpoint
+                ))),
+            };
         }
         let paths = Paths::of_user();
-        let client = Self { socket: paths.socket() };
+        let client = Self { endpoint: Endpoint::Unix(paths.socket()), headers };
         let mut last = None;
         for attempt in 0..TRIES {
             // An idle daemon may leave between the connection and the request: the next try starts another, which
@@ -176,7 +185,7 @@ impl Client {
 
     /// `POST` that makes the connection a stream of frames, both ways.
     pub(crate) async fn attach(&self, path: &str) -> Result<Attached> {
-        let mut request = request(Method::POST, path, Body::empty())?;
+        let mut request = self.request(Method::POST, path, Body::empty())?;
         let headers = request.headers_mut();
         headers.insert(CONNECTION, "Upgrade".parse()?);
         headers.insert(UPGRADE_HEADER, UPGRADE.parse()?);
@@ -189,12 +198,23 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>> {
-        checked(self.exchange(request(method, path, body)?).await?).await
+        checked(self.exchange(self.request(method, path, body)?).await?).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "hull");
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(kind) = body.content_type() {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        request.body(body).context("the request cannot be written")
     }
 
     async fn exchange(&self, request: Request<Body>) -> Result<Response<Incoming>> {
-        let socket = UnixStream::connect(&self.socket).await.with_context(|| unreachable(&self.socket))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        let stream = self.endpoint.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .context("the daemon went away")?;
         // Ends with the connection, at the latest with the program.
@@ -255,14 +275,6 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>> {
-    let mut request = Request::builder().method(method).uri(path).header(HOST, "hull");
-    if let Some(kind) = body.content_type() {
-        request = request.header(CONTENT_TYPE, kind);
-    }
-    request.body(body).context("the request cannot be written")
-}
-
 async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
     let status = response.status();
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
@@ -283,10 +295,6 @@ async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T> {
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     body.map(|body| body.to_bytes()).map_err(|error| anyhow!("the daemon's answer cannot be read: {error}"))
-}
-
-fn unreachable(socket: &Path) -> String {
-    format!("the daemon's socket {} cannot be reached", socket.display())
 }
 
 #[cfg(test)]

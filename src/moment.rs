@@ -27,7 +27,7 @@ fn seconds(time: Duration) -> String {
 }
 
 /// `1h30m`, `10s`, `2d`.
-fn ago(text: &str) -> Option<Duration> {
+pub(crate) fn ago(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut sum = 0_u64;
     while !rest.is_empty() {

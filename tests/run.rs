@@ -1,6 +1,8 @@
 //! Containers from end to end: real images on a stock kernel, each in a VM of its own.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "support/registry.rs"]
+mod registry;
 #[path = "support/hull.rs"]
 mod support;
 
@@ -8,7 +10,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use support::{Hull, Registry, fixture, furnished};
+use registry::Registry;
+use support::{Hull, fixture, furnished};
 
 #[test]
 fn a_command_prints_and_nothing_else_does() {
@@ -149,7 +152,7 @@ fn used(hull: &Hull) -> u64 {
 #[test]
 fn a_pulled_image_is_file_by_file_what_umoci_makes_of_it() {
     let hull = furnished();
-    let registry = Registry::start(hull);
+    let registry = Registry::start(|program, args| hull.namespace.command(program, args));
     let reference = format!("127.0.0.1:{}/python:latest", registry.port);
     let refused = hull.hull(&["pull", &reference]);
     assert!(refused.status != 0, "plain HTTP was used without being asked for: {refused:?}");

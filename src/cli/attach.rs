@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use hull_protocol::api::{ExitStatus, State};
 
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 use crate::session::{DetachKeys, End, Session, set_size};
 use crate::terminal;
 
@@ -31,7 +31,7 @@ pub(super) struct Attach {
 }
 
 impl Attach {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let microvm = client.microvm(&self.microvm).await?;
         if !matches!(microvm.state, State::Running | State::Starting | State::Stopping) {

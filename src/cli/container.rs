@@ -85,6 +85,12 @@ pub(super) struct Container {
     /// Make the root read-only
     #[arg(long)]
     read_only: bool,
+    /// Give its root a capability within the guest, such as NET_ADMIN, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Take a capability from its root, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
     #[command(flatten)]
     health: HealthFlags,
     /// When to start it again: no, on-failure[:N], always or unless-stopped
@@ -168,6 +174,8 @@ impl Container {
             terminal: self.tty.then(|| terminal::size().unwrap_or(terminal::DEFAULT_SIZE)),
             stdin: self.interactive,
             read_only: self.read_only,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
             disk_size: self.disk_size,
             mounts: self.mounts.spec()?,
             health: self.health.spec(),

@@ -17,7 +17,7 @@ use hull_protocol::transfer::{FileKind, FileStat};
 use self::here::{pack_here, stat_here, unpack_here};
 use self::place::{Place, Target, split, target};
 use super::import::copy;
-use crate::client::{Body, Client, escape, microvm_path};
+use crate::client::{Body, Client, Host, escape, microvm_path};
 
 /// Copy files between a running microVM and here
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ pub(super) struct Cp {
 }
 
 impl Cp {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         match (split(&self.source), split(&self.destination)) {
             (Place::There(microvm, path), to @ (Place::Here(_) | Place::Stream)) => {
                 let client = Client::connect(host).await?;

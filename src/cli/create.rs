@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::container::Container;
 use super::list;
-use crate::client::Client;
+use crate::client::{Client, Host};
 
 /// Make a microVM without starting it
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(super) struct Create {
 }
 
 impl Create {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let microvm = self.container.create(&client).await?;
         list::print(&format!("{}\n", microvm.id))

@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::life::Event;
 
 use super::list::{Format, print};
-use crate::client::{Client, escape};
+use crate::client::{Client, Host, escape};
 use crate::moment::moment;
 
 /// Show what happens to microVMs, images and kernels, as it happens
@@ -37,7 +37,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut lines = client.lines(&self.path()?).await?;
         while let Some(line) = lines.next().await? {

@@ -10,7 +10,7 @@ use hull_protocol::exec::{Exec as Record, ExecSpec};
 use super::attach::{check_terminal, exit_code};
 use super::container::environment;
 use super::list;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 use crate::session::{DetachKeys, Session};
 use crate::terminal;
 
@@ -60,7 +60,7 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let stdin = self.interactive && !self.detach;
         check_terminal(stdin, self.tty && !self.detach)?;
         let spec = ExecSpec {

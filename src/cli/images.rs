@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::Image;
 
 use super::list::{Format, print, print_json, print_lines};
-use crate::client::Client;
+use crate::client::{Client, Host};
 use crate::table::{Table, ago, short};
 
 const NONE: &str = "<none>";
@@ -27,7 +27,7 @@ pub(super) struct Images {
 }
 
 impl Images {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut images: Vec<Image> = client.get("/v1/images").await?;
         images.sort_by(|a, b| b.created_at.cmp(&a.created_at));

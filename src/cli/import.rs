@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::list;
 use super::transfer::Display;
-use crate::client::{Body, Client, escape};
+use crate::client::{Body, Client, Host, escape};
 
 /// Import an image from a tar file, a directory or standard input
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ enum Kind {
 }
 
 impl Import {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let body = body(&self.path)?;
         let client = Client::connect(host).await?;
         let mut path = format!("/v1/images/import?name={}", escape(&self.name));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::list::{Format, print_json};
 use super::{complain, rmi::image_path};
-use crate::client::Client;
+use crate::client::{Client, Host};
 
 /// Show everything about microVMs or images, as JSON
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct Inspect {
 }
 
 impl Inspect {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
         for name in &self.names {

@@ -10,7 +10,7 @@ use hull_protocol::api;
 
 use super::for_each;
 use super::list::{Format, print, print_json, print_lines};
-use crate::client::{Client, escape};
+use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago};
 
 /// Manage the kernels that microVMs boot
@@ -66,7 +66,7 @@ struct Rm {
 }
 
 impl Kernel {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         match self.verb {
             Verb::Import(import) => import.run(host).await,
             Verb::Ls(ls) => ls.run(host).await,
@@ -76,7 +76,7 @@ impl Kernel {
 }
 
 impl Import {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let (kind, body) = self.source.open()?;
         let client = Client::connect(host).await?;
         let mut path = format!("/v1/kernels?kind={kind}&default={}", self.default);
@@ -89,7 +89,7 @@ impl Import {
 }
 
 impl Ls {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let kernels: Vec<api::Kernel> = client.get("/v1/kernels").await?;
         match self.format {
@@ -101,7 +101,7 @@ impl Ls {
 }
 
 impl Rm {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.names, async |name: String| {
             client.delete(&format!("/v1/kernels/{}", escape(&name))).await.map(|()| name)

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::for_each;
-use crate::client::{Body, Client, escape, microvm_path};
+use crate::client::{Body, Client, Host, escape, microvm_path};
 
 /// Send a signal to microVMs' processes
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Kill {
 }
 
 impl Kill {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let query = format!("/kill?signal={}", escape(&self.signal));
         for_each(&self.microvms, async |name: String| {

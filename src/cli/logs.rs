@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hull_protocol::stream::Kind;
 
-use crate::client::{Client, escape, microvm_path};
+use crate::client::{Client, Host, escape, microvm_path};
 use crate::moment::moment;
 
 /// Show what a microVM's process has written
@@ -44,7 +44,7 @@ fn tail(text: &str) -> Result<Tail, String> {
 }
 
 impl Logs {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut query = format!("/logs?follow={}&timestamps={}", self.follow, self.timestamps);
         for (key, time) in [("since", &self.since), ("until", &self.until)] {

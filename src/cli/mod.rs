@@ -4,6 +4,7 @@
 //! and how far things are is on standard error. Only verbs that speak to a daemon start a runtime.
 
 mod attach;
+mod audit;
 mod boot;
 mod bounded_log;
 mod completion;
@@ -37,6 +38,8 @@ mod start;
 mod stats;
 mod stop;
 mod system;
+mod tenant;
+mod token;
 mod top;
 mod transfer;
 mod update;
@@ -50,6 +53,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::client::Host;
+
 /// The status of a run that Hull itself failed, and of a command line that is not understood, as Docker's.
 const STATUS_HULL: u8 = 125;
 
@@ -57,10 +62,8 @@ const STATUS_HULL: u8 = 125;
 #[derive(Debug, Parser)]
 #[command(name = "hull", version, disable_help_subcommand = true)]
 struct Cli {
-    /// The daemon's socket, such as unix:///run/hull/hull.sock; else HULL_HOST, else your own daemon, which is
-    /// started when it does not run
-    #[arg(short = 'H', long, value_name = "HOST")]
-    host: Option<String>,
+    #[command(flatten)]
+    host: Host,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -99,6 +102,9 @@ enum Verb {
     Boot(boot::Boot),
     Serve(serve::Serve),
     System(system::System),
+    Tenant(tenant::Tenant),
+    Token(token::Token),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     Completion(completion::Completion),
     #[command(hide = true)]
@@ -124,7 +130,7 @@ impl Cli {
     fn read(line: &[OsString]) -> Result<Self, clap::Error> {
         if line.get(1).is_some_and(|verb| verb == "boot") {
             let BootAlone { verb: BootVerb::Boot(boot) } = BootAlone::try_parse_from(line)?;
-            return Ok(Self { host: None, verb: Verb::Boot(boot) });
+            return Ok(Self { host: Host::default(), verb: Verb::Boot(boot) });
         }
         Self::try_parse_from(line)
     }
@@ -139,9 +145,9 @@ impl Verb {
         }
     }
 
-    fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    fn run(self, host: &Host) -> Result<ExitCode> {
         match self {
-            Self::Boot(boot) => boot.run(),
+            Self::Boot(boot) => boot.run(host),
             Self::Doctor(doctor) => doctor.run(),
             Self::Serve(serve) => serve.run(),
             Self::Completion(verb) => verb.run(),
@@ -176,6 +182,9 @@ impl Verb {
             Self::Kernel(verb) => block_on(verb.run(host)),
             Self::Network(verb) => block_on(verb.run(host)),
             Self::Volume(verb) => block_on(verb.run(host)),
+            Self::Tenant(verb) => block_on(verb.run(host)),
+            Self::Token(verb) => block_on(verb.run(host)),
+            Self::Audit(verb) => block_on(verb.run(host)),
             Self::Port(verb) => block_on(verb.run(host)),
         }
     }
@@ -191,7 +200,7 @@ pub(crate) fn run() -> ExitCode {
         }
     };
     let failure = cli.verb.failure();
-    cli.verb.run(cli.host.as_deref()).unwrap_or_else(|error| {
+    cli.verb.run(&cli.host).unwrap_or_else(|error| {
         complain(&error);
         ExitCode::from(failure)
     })

@@ -10,7 +10,7 @@ use hull_protocol::api::{Network as Record, NetworkSpec};
 use super::container::{Egress, labels};
 use super::list::{Format, print, print_json, print_lines};
 use super::{complain, for_each};
-use crate::client::{Client, escape};
+use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago, short};
 
 /// Manage the networks that microVMs are on
@@ -89,7 +89,7 @@ struct Rm {
 }
 
 impl Network {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         match self.verb {
             Verb::Create(create) => create.run(host).await,
             Verb::Ls(ls) => ls.run(host).await,
@@ -100,7 +100,7 @@ impl Network {
 }
 
 impl Create {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let labels: BTreeMap<String, String> = labels(&self.label)?;
         let spec = NetworkSpec {
             name: self.name,
@@ -118,7 +118,7 @@ impl Create {
 }
 
 impl Ls {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let networks: Vec<Record> = client.get("/v1/networks").await?;
         match self.format {
@@ -130,7 +130,7 @@ impl Ls {
 }
 
 impl Inspect {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
         for name in &self.names {
@@ -148,7 +148,7 @@ impl Inspect {
 }
 
 impl Rm {
-    async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.names, async |name: String| client.delete(&network_path(&name)).await.map(|()| name))
             .await

@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::Microvm;
 
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Stop microVMs in place: they keep their memory and use no processor
 #[derive(Debug, Args)]
@@ -26,18 +26,18 @@ pub(super) struct Unpause {
 }
 
 impl Pause {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         each(host, &self.microvms, "/pause").await
     }
 }
 
 impl Unpause {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         each(host, &self.microvms, "/unpause").await
     }
 }
 
-async fn each(host: Option<&str>, microvms: &[String], verb: &str) -> Result<ExitCode> {
+async fn each(host: &Host, microvms: &[String], verb: &str) -> Result<ExitCode> {
     let client = Client::connect(host).await?;
     for_each(microvms, async |name: String| {
         client.act::<Microvm>(&microvm_path(&name, verb)).await.map(|_| name)

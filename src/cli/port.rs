@@ -8,7 +8,7 @@ use clap::Args;
 use hull_protocol::network::{PublishedPort, Transport};
 
 use super::list::{Format, print_json, print_lines};
-use crate::client::Client;
+use crate::client::{Client, Host};
 
 /// The most ports that one flag stands for.
 const RANGE_MAX: usize = 1024;
@@ -28,7 +28,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut ports = client.microvm(&self.microvm).await?.ports;
         if let Some(wanted) = &self.port {

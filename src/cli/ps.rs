@@ -9,7 +9,7 @@ use hull_protocol::health::HealthStatus;
 
 use super::list::{Format, print, print_json, print_lines};
 use super::port;
-use crate::client::Client;
+use crate::client::{Client, Host};
 use crate::table::{Table, ago, cut, lasting, short};
 
 const COMMAND_MAX: usize = 24;
@@ -32,7 +32,7 @@ pub(super) struct Ps {
 }
 
 impl Ps {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut microvms: Vec<Microvm> = client.get("/v1/microvms").await?;
         microvms.retain(|microvm| self.all || is_alive(microvm.state));

@@ -9,7 +9,7 @@ use hull_protocol::api::{Image, PullRequest};
 
 use super::list;
 use super::transfer::Display;
-use crate::client::{Body, Client};
+use crate::client::{Body, Client, Host};
 
 /// Pull an image from a registry
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub(super) struct Registry {
 }
 
 impl Pull {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         pull(&client, &self.image, &self.registry, self.quiet).await?;
         list::print(&format!("{}\n", self.image))

@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::Microvm;
 use hull_protocol::life::MicrovmPatch;
 
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Give a microVM another name
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub(super) struct Rename {
 }
 
 impl Rename {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let patch = MicrovmPatch { name: Some(self.name), ..MicrovmPatch::default() };
         let _renamed: Microvm = client.patch(&microvm_path(&self.microvm, ""), &patch).await?;

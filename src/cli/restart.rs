@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::{Microvm, State};
 
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Stop microVMs, where they run, and start them again
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct Restart {
 }
 
 impl Restart {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.microvms, async |name: String| {
             let path = microvm_path(&name, &format!("/restart?grace={}", self.timeout));

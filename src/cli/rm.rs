@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Remove microVMs with their disks
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Rm {
 }
 
 impl Rm {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let query = format!("?force={}", self.force);
         for_each(&self.microvms, async |name: String| {

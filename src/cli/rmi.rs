@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::for_each;
-use crate::client::{Client, escape};
+use crate::client::{Client, Host, escape};
 
 /// Remove images
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Rmi {
 }
 
 impl Rmi {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.images, async |name: String| {
             client.delete(&format!("{}?force={}", image_path(&name), self.force)).await.map(|()| name)

@@ -9,7 +9,7 @@ use hull_protocol::api::Microvm;
 use super::attach::{check_terminal, exit_code};
 use super::container::Container;
 use super::list;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 use crate::session::{DetachKeys, Session};
 
 /// Run a command in a new microVM
@@ -42,7 +42,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         if !self.detach {
             check_terminal(self.container.interactive, self.container.tty)?;
         }

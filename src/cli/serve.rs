@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hull_daemon::capacity::Overcommit;
+use hull_daemon::door::TlsFiles;
 use hull_daemon::paths::Paths;
-use hull_daemon::serve::{ServeConfig, serve};
+use hull_daemon::serve::{ServeConfig, TcpConfig, serve};
 use tracing_subscriber::EnvFilter;
 
 use super::bounded_log::BoundedLog;
@@ -41,14 +42,40 @@ pub(super) struct Serve {
     /// Virtual CPUs that may be promised to running microVMs, for each of the host's
     #[arg(long, value_name = "N", default_value_t = Overcommit::default().cpus_each)]
     cpu_overcommit: u32,
+    /// Serve over TCP, too, such as on 0.0.0.0:2376; whoever comes there needs a token
+    #[arg(long, value_name = "HOST:PORT", requires = "encryption")]
+    listen: Option<String>,
+    /// The daemon's certificate, and those up to its root, in PEM
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"], group = "encryption")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Roots, in PEM, of the certificates that clients must have besides a token
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+    /// No TLS on --listen: tokens can be read on the way, so only on loopback
+    #[arg(long, requires = "listen", group = "encryption")]
+    plain_http: bool,
+    /// Which images tenants may bring, and whose signatures they need; see docs/images.md
+    #[arg(long, value_name = "FILE")]
+    image_policy: Option<PathBuf>,
     /// Standard input is the listening socket
     #[arg(long, hide = true)]
     listen_stdin: bool,
 }
 
 impl Serve {
+    /// Where it is to serve over TCP.
+    fn tcp(&self) -> Option<TcpConfig> {
+        let files = self.tls_cert.clone().zip(self.tls_key.clone());
+        let tls =
+            files.map(|(certificate, key)| TlsFiles { certificate, key, client_ca: self.client_ca.clone() });
+        Some(TcpConfig { address: self.listen.clone()?, tls })
+    }
+
     pub(super) fn run(self) -> Result<ExitCode> {
-        let mut paths = Paths::of_user();
+        let (mut paths, tcp) = (Paths::of_user(), self.tcp());
         paths.data = self.data_dir.unwrap_or(paths.data);
         paths.run = self.run_dir.unwrap_or(paths.run);
         let filter = EnvFilter::try_from_env("HULL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -63,7 +90,8 @@ impl Serve {
         let on_demand = self.on_demand.then_some(IDLE);
         // A service manager keeps its sockets; a client's is its daemon's.
         let keep_socket = self.listen_stdin && !self.on_demand;
-        let config = ServeConfig { paths, on_demand, keep_socket, overcommit };
+        let image_policy = self.image_policy;
+        let config = ServeConfig { paths, on_demand, keep_socket, overcommit, tcp, image_policy };
         runtime.context("starting the runtime")?.block_on(serve(config, listener))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -8,7 +8,7 @@ use hull_protocol::api::{Microvm, State};
 
 use super::attach::{check_terminal, exit_code};
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 use crate::session::{DetachKeys, Session};
 
 /// Start microVMs that were made or have stopped
@@ -26,7 +26,7 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         match self.microvms.as_slice() {
             [name] if self.attach || self.interactive => self.stay(&client, name).await,

@@ -10,7 +10,7 @@ use clap::Args;
 use hull_protocol::life::Stats as Measured;
 
 use super::list::{Format, print, print_json};
-use crate::client::Client;
+use crate::client::{Client, Host};
 use crate::table::{Table, short};
 
 /// Between the two measurements of which a processor's use is computed.
@@ -36,7 +36,7 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let mut wanted = Vec::new();
         for name in &self.microvms {

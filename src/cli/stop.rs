@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::Microvm;
 
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Stop microVMs: ask the process to end, and make it end after a while
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.microvms, async |name: String| {
             let path = microvm_path(&name, &format!("/stop?grace={}", self.timeout));

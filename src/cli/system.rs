@@ -8,7 +8,7 @@ use hull_protocol::api::System as Info;
 use hull_protocol::life::{DiskUsage, PruneRequest, Pruned};
 
 use super::list::{Format, print, print_json};
-use crate::client::Client;
+use crate::client::{Client, Host};
 use crate::table::Table;
 
 /// Look at the daemon and its disk space
@@ -50,7 +50,7 @@ enum Verb {
 }
 
 impl System {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         match self.verb {
             Verb::Info { format } => info(&client.system().await?, format),

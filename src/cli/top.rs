@@ -8,7 +8,7 @@ use hull_protocol::exec::ContainerProcess;
 use hull_protocol::units::Bytes;
 
 use super::list::{Format, print, print_json};
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 use crate::table::{Table, cut};
 
 const COMMAND_MAX: usize = 80;
@@ -27,7 +27,7 @@ pub(super) struct Top {
 }
 
 impl Top {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         let processes: Vec<ContainerProcess> = client.get(&microvm_path(&self.microvm, "/processes")).await?;
         if matches!(self.format, Format::Json) {

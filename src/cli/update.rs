@@ -9,7 +9,7 @@ use hull_protocol::life::{MicrovmPatch, RestartPolicy};
 
 use super::container::labels;
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Change limits, labels or the restart policy of microVMs, running or not
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(super) struct Update {
 }
 
 impl Update {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let set = labels(&self.label)?.into_iter().map(|(key, value)| (key, Some(value)));
         let taken = self.label_rm.iter().map(|key| (key.clone(), None));
         let patch = MicrovmPatch {

@@ -10,7 +10,7 @@ use hull_protocol::units::Bytes;
 use super::container::labels;
 use super::list::{Format, print, print_json, print_lines};
 use super::{complain, for_each};
-use crate::client::{Client, escape};
+use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago};
 
 /// Manage volumes: disks that outlive the microVMs they are attached to
@@ -96,7 +96,7 @@ struct Prune {
 }
 
 impl Volume {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         match self.verb {
             Verb::Create(create) => create.run(&client).await,

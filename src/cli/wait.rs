@@ -7,7 +7,7 @@ use clap::Args;
 use hull_protocol::api::ExitStatus;
 
 use super::for_each;
-use crate::client::{Client, microvm_path};
+use crate::client::{Client, Host, microvm_path};
 
 /// Wait until microVMs have stopped, and print their exit statuses
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    pub(super) async fn run(self, host: Option<&str>) -> Result<ExitCode> {
+    pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
         for_each(&self.microvms, async |name: String| {
             let exit: ExitStatus = client.get(&microvm_path(&name, "/wait")).await?;

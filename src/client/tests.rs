@@ -34,7 +34,7 @@ impl FakeDaemon {
     }
 
     fn client(&self) -> Client {
-        Client { socket: self.directory.path().join("s") }
+        Client { endpoint: Endpoint::Unix(self.directory.path().join("s")), headers: Vec::new() }
     }
 
     fn requests(self) -> Vec<String> {
@@ -123,7 +123,7 @@ fn an_upload_is_streamed_and_its_failure_is_what_is_told() {
     });
     let directory = tempfile::tempdir().unwrap();
     let _deaf = UnixListener::bind(directory.path().join("s")).unwrap();
-    let client = Client { socket: directory.path().join("s") };
+    let client = Client { endpoint: Endpoint::Unix(directory.path().join("s")), headers: Vec::new() };
     let body = Body::stream(|_| bail!("the disk is gone"));
     let error = block_on(client.upload::<serde_json::Value>("/u", body)).unwrap_err();
     assert_eq!(error.to_string(), "the disk is gone");

@@ -19,6 +19,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 pub struct Daemon {
     pub dir: tempfile::TempDir,
     flags: Vec<String>,
+    /// What `hull` is started with, such as a program that enters a namespace.
+    within: Vec<String>,
     child: Option<Child>,
 }
 
@@ -39,13 +41,18 @@ impl Answer {
 impl Daemon {
     /// Starts one with these flags of `hull serve`.
     pub fn start(flags: &[&str]) -> Self {
+        Self::start_within(&[], flags)
+    }
+
+    /// Starts one, and its clients, with a program and its arguments before it.
+    pub fn start_within(within: &[&str], flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let libexec = dir.path().join("libexec");
         fs::create_dir(&libexec).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_hull")).parent().unwrap();
         fs::copy(built.join("examples/stand-in"), libexec.join("hull-vmm")).unwrap();
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut daemon = Self { dir, flags, child: None };
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let mut daemon = Self { dir, flags: owned(flags), within: owned(within), child: None };
         daemon.spawn();
         daemon.furnish();
         daemon
@@ -88,8 +95,10 @@ impl Daemon {
 
     /// `hull ARGS` with this daemon's directories.
     pub fn hull(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hull"));
+        let mut words = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_hull")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(args)
             .env("HULL_DATA_DIR", self.data())
             .env("HULL_RUN_DIR", self.dir.path().join("run"))
@@ -116,6 +125,10 @@ impl Daemon {
         self.ok(&["import", tree.to_str().unwrap(), "tree"]);
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/hull.sock")
+    }
+
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -131,17 +144,23 @@ impl Daemon {
 
     /// One request, with more headers.
     pub fn request(&self, line: &str, headers: &[(&str, &str)], body: Option<&Value>) -> io::Result<Answer> {
-        let mut stream = UnixStream::connect(self.dir.path().join("run/hull.sock"))?;
-        stream.set_read_timeout(Some(ANSWER_WAIT))?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut head = format!(
             "{line} HTTP/1.1\r\nHost: hull\r\nConnection: close\r\nContent-Length: {}\r\n",
             body.len()
         );
         headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
+        self.say(&format!("{head}\r\n{body}"))
+    }
+
+    /// Says just this; what is answered first.
+    pub fn say(&self, words: &str) -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        // It may be refused before it is read.
+        let _refused = stream.write_all(words.as_bytes());
         let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes)?;
+        let _reset = stream.read_to_end(&mut bytes);
         let answer = String::from_utf8_lossy(&bytes);
         let (head, text) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut lines = head.lines();

@@ -3,6 +3,8 @@
 //! Shared by all actors and handlers. Invariants: at most [`KEPT`] events are held, however many readers there are and
 //! however slow; a reader that was overtaken is told so; numbers grow, also from one daemon to the next.
 
+mod feeds;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,12 +13,13 @@ use hull_protocol::api::{Microvm, Volume};
 use hull_protocol::life::{Event, Subject};
 use tokio::sync::watch;
 
+pub use self::feeds::Feeds;
 use crate::clock::rfc3339;
 
 /// How many events are kept for those who come later.
 const KEPT: usize = 4096;
 
-/// The events of one daemon. Clones share them.
+/// The events of one tenant. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Events {
     ring: Arc<Mutex<VecDeque<Arc<Event>>>>,

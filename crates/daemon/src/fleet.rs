@@ -1,25 +1,31 @@
 //! All microVMs of one daemon, by id, name and the start of an id.
 
+mod volumes;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hull_protocol::api::{Microvm as Record, State as Life};
+use hull_protocol::api::{Amounts, HOST_TENANT, Microvm as Record, State as Life};
 use hull_protocol::spec::MicrovmSpec;
 
+use crate::audit::Audit;
 use crate::capacity::Capacity;
 use crate::cgroup::Groups;
 use crate::clock::rfc3339;
-use crate::events::Events;
+use crate::events::Feeds;
 use crate::kernel::Bundles;
 use crate::leftovers;
 use crate::metrics::Metrics;
 use crate::microvm::{self, Microvm};
-use crate::network::{HostNetworks, NetworkError};
+use crate::network::{HostNetworks, NetworkError, Owner};
 use crate::paths::Paths;
-use crate::plan::{self, PlanError, WantedVolume};
+use crate::plan::{self, PlanError};
 use crate::space::NoSpace;
 use crate::state::{Key, State, StateError, Wish};
+use crate::tenants::Tenants;
+use crate::tenants::quota::{self, OverQuota};
+use crate::trust::Policy;
 use crate::volumes::{Found, VolumeError, Volumes};
 
 /// The longest name of a microVM, in characters.
@@ -42,15 +48,28 @@ pub struct Host {
     /// The networks.
     pub networks: HostNetworks,
     /// What happens.
-    pub events: Events,
+    pub events: Feeds,
     /// The volumes.
     pub volumes: Volumes,
+    /// Who there is.
+    pub tenants: Arc<Tenants>,
+    /// What images they may bring.
+    pub policy: Policy,
+    /// What they did.
+    pub audit: Audit,
     /// Control groups of VMMs.
     pub groups: Groups,
     /// What running microVMs have been promised.
     pub capacity: Capacity,
     /// What is counted.
     pub metrics: Metrics,
+}
+
+impl Host {
+    /// A tenant's images. Those of the host's own tenant have no owner's mark.
+    pub fn images_of(&self, tenant: &str) -> hull_image::Store {
+        self.images.of(if tenant == HOST_TENANT { "" } else { tenant })
+    }
 }
 
 /// Why a microVM could not be made or found.
@@ -68,9 +87,15 @@ pub enum FleetError {
     /// A name that none can have.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// Its tenant has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// The host has no room for more.
     #[error(transparent)]
     Space(#[from] NoSpace),
+    /// The same, for those who are not to know how much of it there is.
+    #[error("the host has no room for more now: try again later")]
+    Full,
     /// The image is not in the store.
     #[error(transparent)]
     Image(#[from] hull_image::StoreError),
@@ -80,6 +105,12 @@ pub enum FleetError {
     /// It could not be remembered.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Files of the host, for somebody who does not administer it.
+    #[error(
+        "files of the host (a mount of the type 'bind') are for those who administer it: its root, or an admin token of the \
+         tenant 'default'; use a volume, or 'hull cp'"
+    )]
+    HostFiles,
     /// The networks it asks for cannot be had.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -114,7 +145,8 @@ pub fn check_name(name: &str) -> Result<(), BadName> {
 pub struct Fleet {
     host: Arc<Host>,
     all: Mutex<HashMap<String, Microvm>>,
-    /// Held while one is made: between its record and its actor nobody may look for it.
+    /// Held while one is made, or a volume made or grown: between its record and its actor nobody may look for it, and
+    /// what is judged by quotas counts before the next is judged.
     creating: Mutex<()>,
 }
 
@@ -165,7 +197,19 @@ impl Fleet {
 
     /// Every microVM, the oldest first.
     pub fn list(&self) -> Vec<Record> {
-        let mut records: Vec<Record> = self.lock().values().map(Microvm::record).collect();
+        self.sorted(|_| true)
+    }
+
+    /// Every microVM of a tenant, the oldest first.
+    pub fn list_of(&self, tenant: &str) -> Vec<Record> {
+        self.sorted(|microvm| microvm.tenant() == tenant)
+    }
+
+    fn sorted(&self, wanted: impl Fn(&Microvm) -> bool) -> Vec<Record> {
+        let all = self.lock();
+        let mut records: Vec<Record> =
+            all.values().filter(|microvm| wanted(microvm)).map(Microvm::record).collect();
+        drop(all);
         records.sort_by(|a, b| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
         records
     }
@@ -186,25 +230,28 @@ impl Fleet {
         self.lock().values().any(|microvm| microvm.record().spec.kernel.as_deref() == Some(name))
     }
 
-    /// Digests of the images that microVMs were made from; `busy_only`: those of microVMs that are not at rest.
-    pub fn images_in_use(&self, busy_only: bool) -> HashSet<String> {
-        let records = self.list().into_iter().filter(|record| !busy_only || !at_rest(record.state));
+    /// Digests of the images that these microVMs were made from; `busy_only`: those of microVMs that are not at rest.
+    pub fn images_in_use(&self, busy_only: bool, of: impl Fn(&Record) -> bool) -> HashSet<String> {
+        let records =
+            self.list().into_iter().filter(|record| of(record) && !(busy_only && at_rest(record.state)));
         records.map(|record| record.image_digest).collect()
     }
 
-    /// The one with this name, id, or start of an id.
+    /// The tenant's one with this name, id, or start of an id.
     ///
     /// # Errors
     /// When there is none, or more than one.
-    pub fn find(&self, wanted: &str) -> Result<Microvm, FleetError> {
+    pub fn find(&self, tenant: &str, wanted: &str) -> Result<Microvm, FleetError> {
         let all = self.lock();
-        if let Some(found) = all.get(wanted) {
+        let own = |microvm: &&Microvm| microvm.tenant() == tenant;
+        if let Some(found) = all.get(wanted).filter(own) {
             return Ok(found.clone());
         }
-        if let Some(named) = all.values().find(|microvm| microvm.record().name == wanted) {
+        if let Some(named) = all.values().filter(own).find(|microvm| microvm.record().name == wanted) {
             return Ok(named.clone());
         }
-        let mut starting = all.iter().filter(|(id, _)| !wanted.is_empty() && id.starts_with(wanted));
+        let starts = |id: &str| !wanted.is_empty() && id.starts_with(wanted);
+        let mut starting = all.iter().filter(|(id, microvm)| starts(id) && own(microvm));
         match (starting.next(), starting.next()) {
             (Some((_, only)), None) => Ok(only.clone()),
             (Some(_), Some(_)) => Err(FleetError::Ambiguous(wanted.to_owned())),
@@ -212,39 +259,60 @@ impl Fleet {
         }
     }
 
-    /// The microVM in which there is an exec with this id.
+    /// The tenant's microVM in which there is an exec with this id.
     ///
     /// # Errors
     /// When there is none.
-    pub fn find_exec(&self, id: &str) -> Result<Microvm, FleetError> {
+    pub fn find_exec(&self, tenant: &str, id: &str) -> Result<Microvm, FleetError> {
         let all = self.lock();
-        let found = all.values().find(|microvm| microvm.execs().get(id).is_some());
+        let mut own = all.values().filter(|microvm| microvm.tenant() == tenant);
+        let found = own.find(|microvm| microvm.execs().get(id).is_some());
         found.cloned().ok_or_else(|| FleetError::NoExec(id.to_owned()))
     }
 
-    /// The one with this id, which may be about to be made.
+    /// The tenant's one with this id, which may be about to be made.
     ///
     /// # Errors
     /// When there is none.
-    pub fn find_made(&self, id: &str) -> Result<Microvm, FleetError> {
+    pub fn find_made(&self, tenant: &str, id: &str) -> Result<Microvm, FleetError> {
         let _it_is_made = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        self.find(id)
+        self.find(tenant, id)
+    }
+
+    /// Whether the host's disk has room for something new of a tenant's.
+    ///
+    /// # Errors
+    /// When it is full; how full is told to the host's own tenant.
+    pub fn check_space(&self, tenant: &str) -> Result<(), FleetError> {
+        crate::space::check(&self.host.paths.data).map_err(|full| match tenant {
+            HOST_TENANT => full.into(),
+            _ => FleetError::Full,
+        })
     }
 
     /// Makes a microVM; nothing is started. With a key, only once: [`crate::state::StateError::KeyUsed`].
     ///
     /// # Errors
     /// When it cannot be, or its image is not in the store.
-    pub async fn create(&self, spec: MicrovmSpec, key: Option<&Key>) -> Result<Microvm, FleetError> {
-        crate::space::check(&self.host.paths.data)?;
+    pub async fn create(
+        self: &Arc<Self>,
+        tenant: &str,
+        spec: MicrovmSpec,
+        key: Option<&Key>,
+    ) -> Result<Microvm, FleetError> {
+        self.check_space(tenant)?;
         let id = new_id();
-        let image = self.host.images.resolve(&spec.container.image)?;
+        let image = self.host.images_of(tenant).resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
-        let (wishes, notices) = self.host.networks.wishes(&self.host.state, &spec.networking).await?;
-        let Found { uses, made } = self.volumes(resolved.mounts.volumes.clone()).await?;
+        // Before anything is made for it, too.
+        self.admit::<FleetError>(tenant, &quota::of_existing(&spec))?;
+        let owner = Owner { tenant, tenants: &self.host.tenants };
+        let (wishes, notices) = self.host.networks.wishes(&self.host.state, owner, &spec.networking).await?;
+        let Found { uses, made } = self.find_or_make_volumes(tenant, &resolved.mounts.volumes).await?;
         let mut record = Record {
             id: id.clone(),
             name: String::new(),
+            tenant: tenant.to_owned(),
             state: Life::Created,
             image_digest: image.digest.to_string(),
             command: resolved.process.args.clone(),
@@ -265,7 +333,8 @@ impl Fleet {
             spec,
         };
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.name(&mut record, &wishes, key) {
+        let admitted = self.admit(tenant, &quota::of_existing(&record.spec));
+        if let Err(error) = admitted.and_then(|()| self.name(&mut record, &wishes, key)) {
             self.host.volumes.unmake(&self.host.state, &made);
             return Err(error);
         }
@@ -283,18 +352,33 @@ impl Fleet {
         Ok(microvm)
     }
 
-    /// The volumes that a new microVM is to have.
-    async fn volumes(&self, wanted: Vec<WantedVolume>) -> Result<Found, FleetError> {
-        let host = self.host.clone();
-        let found = tokio::task::spawn_blocking(move || host.volumes.find_or_make(&host.state, &wanted));
-        let lost = |error| FleetError::Directory(std::io::Error::other(error));
-        Ok(found.await.map_err(lost)??)
+    /// Judges what is new of a tenant's by its quotas; that counts while nothing else is made.
+    fn admit<E: From<StateError> + From<OverQuota>>(&self, tenant: &str, wanted: &Amounts) -> Result<(), E> {
+        Ok(self.host.tenants.admit(tenant, &self.existing(tenant)?, wanted)?)
     }
 
-    /// Those that were made with this volume.
-    pub fn users_of(&self, volume: &str) -> Vec<Microvm> {
-        let uses = |microvm: &&Microvm| microvm.record().volumes.iter().any(|own| own.id == volume);
-        self.lock().values().filter(uses).cloned().collect()
+    /// What a tenant's microVMs, volumes and images count for as long as they exist.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn existing(&self, tenant: &str) -> Result<Amounts, StateError> {
+        Ok(quota::sum([self.disks_of(tenant)?, self.images_of(tenant)].iter()))
+    }
+
+    /// What a tenant's microVMs and volumes count for as long as they exist.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn disks_of(&self, tenant: &str) -> Result<Amounts, StateError> {
+        let volumes = quota::of_volumes(&self.host.state.volumes_of(tenant)?);
+        let microvms = self.list_of(tenant);
+        let microvms: Vec<_> = microvms.iter().map(|record| quota::of_existing(&record.spec)).collect();
+        Ok(quota::sum(microvms.iter().chain([&volumes])))
+    }
+
+    /// What a tenant's images count.
+    pub fn images_of(&self, tenant: &str) -> Amounts {
+        quota::of_images(&self.host.images_of(tenant).list())
     }
 
     /// Gives a new record its name, and the state the record: the database decides who has a name.

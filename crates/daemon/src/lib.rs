@@ -5,6 +5,9 @@
 //! | [`api`] | the REST API: thin handlers over the actors and stores |
 //! | [`microvm`] | one actor for each microVM, the only writer of its state |
 //! | [`fleet`] | all of them, by id and name |
+//! | [`view`] | what one tenant has of it: all that a handler gets |
+//! | [`tenants`], [`audit`] | who there is, with which tokens and quotas, and what they did |
+//! | [`door`] | who comes in: connections, TLS, whose a request is |
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
 //! | [`volumes`] | disks that outlive microVMs, and who has which |
@@ -17,10 +20,12 @@
 
 pub mod admission;
 pub mod api;
+pub mod audit;
 pub mod capacity;
 pub mod cgroup;
 pub mod clock;
 pub mod disk;
+pub mod door;
 pub mod events;
 pub mod fleet;
 pub mod kernel;
@@ -37,6 +42,9 @@ pub mod serve;
 pub mod space;
 pub mod state;
 pub mod stats;
+pub mod tenants;
+pub mod trust;
+pub mod view;
 pub mod volumes;
 
 /// The credentials that the user's Docker configuration has for an image's registry.

@@ -1,16 +1,17 @@
 //! From what the user wrote and what the image says to what is started. Pure: nothing is opened or looked up here
 //! but the host's size, which the caller passes in.
 
+mod capabilities;
 mod exec;
 mod health;
 mod mounts;
 
 use hull_image::ImageConfig;
-use hull_protocol::agent::{DEFAULT_CAPABILITIES, ProcessSpec, Rlimit};
+use hull_protocol::agent::{ProcessSpec, Rlimit};
 use hull_protocol::api::Microvm;
 use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
-use hull_protocol::spec::MicrovmSpec;
+use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::{Bytes, MIB};
 
 use crate::disk::{DISK_MAX, DISK_MIN};
@@ -117,6 +118,11 @@ pub fn size(spec: &MicrovmSpec) -> (u8, Bytes) {
     (cpus, Bytes(spec.memory.unwrap_or(MEMORY_DEFAULT).get().next_multiple_of(MIB)))
 }
 
+/// The most that a container's writable layer grows to.
+pub fn disk_size(spec: &ContainerSpec) -> Bytes {
+    spec.disk_size.unwrap_or(DISK_DEFAULT)
+}
+
 /// The host's memory.
 pub fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
@@ -139,7 +145,7 @@ pub fn resolve(
             spec.restart
         )));
     }
-    let disk_size = spec.container.disk_size.unwrap_or(DISK_DEFAULT);
+    let disk_size = disk_size(&spec.container);
     if disk_size < DISK_MIN || disk_size > DISK_MAX {
         return Err(PlanError::Disk(disk_size));
     }
@@ -207,7 +213,7 @@ fn process(spec: &MicrovmSpec, image: &ImageConfig) -> Result<ProcessSpec, PlanE
         user: or_image(&container.user, &image.user),
         terminal: container.terminal,
         stdin: container.stdin,
-        capabilities: DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+        capabilities: capabilities::kept(&container.cap_add, &container.cap_drop)?,
         rlimits: vec![Rlimit { name: "nofile".into(), soft: 1024, hard: 524_288 }],
         no_new_privileges: false,
     })

@@ -5,22 +5,18 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::serve::Listener;
 use rustix::fs::{FlockOperation, flock};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::api::{self, Api};
+use crate::audit::Audit;
 use crate::capacity::{Capacity, Overcommit};
 use crate::cgroup::Groups;
-use crate::events::Events;
+use crate::door::{self, Door, Entrance, Peers, TlsError, TlsFiles};
+use crate::events::Feeds;
 use crate::fleet::{Fleet, Host};
 use crate::kernel::Bundles;
 use crate::metrics::Metrics;
@@ -29,6 +25,8 @@ use crate::notify;
 use crate::paths::{Paths, program};
 use crate::plan;
 use crate::state::{State, StateError};
+use crate::tenants::Tenants;
+use crate::trust::{Policy, PolicyError};
 use crate::volumes::Volumes;
 
 /// How often an idle daemon looks whether it may leave.
@@ -51,6 +49,19 @@ pub struct ServeConfig {
     pub keep_socket: bool,
     /// How much of the host may be promised to microVMs.
     pub overcommit: Overcommit,
+    /// Where it serves over TCP, too.
+    pub tcp: Option<TcpConfig>,
+    /// The file with the image policy; none: anybody may bring any image.
+    pub image_policy: Option<PathBuf>,
+}
+
+/// The API over TCP.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// Host and port.
+    pub address: String,
+    /// Certificates; none: plain HTTP, on loopback alone.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Why a daemon cannot serve.
@@ -74,6 +85,15 @@ pub enum ServeError {
     /// The state cannot be opened.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The image policy cannot be used.
+    #[error("the image policy cannot be used")]
+    Policy(#[from] PolicyError),
+    /// TLS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nobody can listen there.
+    #[error("the API cannot be served on {0}")]
+    Listen(String, #[source] io::Error),
     /// The API cannot be served.
     #[error("the API cannot be served")]
     Serve(#[source] io::Error),
@@ -92,12 +112,16 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
     // What is in it is the users': images, disks, what containers printed.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io(data))?;
     let _held_to_the_end = take_lock(data).await?;
+    let state = State::open(&data.join("state.db"))?;
     let host = Host {
         images: hull_image::Store::open(&data.join("images"), hull_image::Limits::default())?,
         kernels: Bundles::new(data.join("kernels"), program("hull-agent").map_err(ServeError::NoProgram)?)?,
         vmm: program("hull-vmm").map_err(ServeError::NoProgram)?,
-        state: State::open(&data.join("state.db"))?,
-        events: Events::default(),
+        tenants: Arc::new(Tenants::load(&state)?),
+        policy: config.image_policy.as_deref().map(Policy::load).transpose()?.unwrap_or_default(),
+        audit: Audit::open(data).map_err(io(data))?,
+        state,
+        events: Feeds::default(),
         groups: Groups::of_host(),
         capacity: Capacity::new(config.overcommit, plan::host_memory(), host_cpus()),
         metrics: Metrics::default(),
@@ -113,24 +137,39 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
     networks.reconcile(&host.state, &fleet.running()).await;
     drop(networks);
     listener.set_nonblocking(true).map_err(ServeError::Serve)?;
-    let clients = Arc::new(AtomicUsize::new(0));
-    let listener = UnixListener::from_std(listener).map_err(ServeError::Serve)?;
-    let counted = Counted { listener, clients: clients.clone() };
-    let router = api::router(Api { fleet: fleet.clone(), on_demand: config.on_demand.is_some() });
+    let mut entrances = vec![Entrance::Unix(UnixListener::from_std(listener).map_err(ServeError::Serve)?)];
+    entrances.extend(tcp(config.tcp.as_ref()).await?);
+    door::open_for_users(&config.paths, &host.tenants);
+    let door = Arc::new(Door::new(fleet.clone(), config.on_demand.is_some()));
     tracing::info!("serving on {}", config.paths.socket().display());
     notify::tell("READY=1");
     let (leaving, left) = watch::channel(false);
+    let peers = Peers::default();
+    let served = door::serve(door, entrances, peers.clone(), left.clone());
     let leave = async move {
-        leave(config.clone(), fleet, clients).await;
+        leave(config.clone(), fleet, peers).await;
         notify::tell("STOPPING=1");
         leaving.send_replace(true);
+        // What is left to answer is waited for by the others.
+        std::future::pending::<()>().await;
     };
-    let served = axum::serve(counted, router).with_graceful_shutdown(leave);
     tokio::select! {
-        served = served => served.map_err(ServeError::Serve),
+        () = served => {}
+        () = leave => {}
         // Those who follow logs or events would keep it for ever.
-        () = overdue(left) => Ok(()),
+        () = overdue(left) => {}
     }
+    Ok(())
+}
+
+/// The way in over TCP, if one is wanted.
+async fn tcp(config: Option<&TcpConfig>) -> Result<Option<Entrance>, ServeError> {
+    let Some(TcpConfig { address, tls }) = config else { return Ok(None) };
+    let tls = tls.as_ref().map(door::acceptor).transpose()?;
+    let entrance = Entrance::tcp(address, tls).await;
+    let entrance = entrance.map_err(|error| ServeError::Listen(address.clone(), error))?;
+    tracing::info!("serving on {}", entrance.describe());
+    Ok(Some(entrance))
 }
 
 /// Returns when requests have had their time to end since the daemon began to leave.
@@ -158,10 +197,10 @@ async fn take_lock(data: &Path) -> Result<File, ServeError> {
 }
 
 /// Returns when the daemon is to leave; nobody can connect to it any more by then.
-async fn leave(config: ServeConfig, fleet: Arc<Fleet>, clients: Arc<AtomicUsize>) {
+async fn leave(config: ServeConfig, fleet: Arc<Fleet>, peers: Peers) {
     let idle = async {
         match config.on_demand {
-            Some(limit) => idle(limit, &fleet, &clients).await,
+            Some(limit) => idle(limit, &fleet, &peers).await,
             None => std::future::pending().await,
         }
     };
@@ -175,17 +214,22 @@ async fn leave(config: ServeConfig, fleet: Arc<Fleet>, clients: Arc<AtomicUsize>
     }
 }
 
-async fn idle(limit: Duration, fleet: &Fleet, clients: &AtomicUsize) {
+async fn idle(limit: Duration, fleet: &Fleet, peers: &Peers) {
     let mut since = Instant::now();
     let mut ticks = tokio::time::interval(LOOK);
     loop {
         ticks.tick().await;
-        if clients.load(Ordering::Acquire) > 0 || fleet.busy() > 0 {
+        if peers.count() > 0 || fleet.busy() > 0 {
             since = Instant::now();
         }
-        if since.elapsed() >= limit {
+        if since.elapsed() < limit {
+            continue;
+        }
+        let host = fleet.host();
+        if !host.networks.lends(&host.state).await {
             return;
         }
+        since = Instant::now();
     }
 }
 
@@ -198,62 +242,5 @@ async fn told_to_end() {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
-    }
-}
-
-/// A listener that knows how many of its connections are open, upgraded ones too.
-struct Counted {
-    listener: UnixListener,
-    clients: Arc<AtomicUsize>,
-}
-
-impl Listener for Counted {
-    type Io = Connection;
-    type Addr = tokio::net::unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        self.clients.fetch_add(1, Ordering::AcqRel);
-        (Connection { stream, clients: self.clients.clone() }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// One connection.
-struct Connection {
-    stream: UnixStream,
-    clients: Arc<AtomicUsize>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.clients.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

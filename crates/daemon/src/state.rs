@@ -4,6 +4,7 @@
 //! synchronization).
 
 mod networks;
+mod tenants;
 mod volumes;
 
 use std::path::Path;
@@ -20,14 +21,17 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     networks::TABLES,
     "CREATE TABLE keys (key TEXT PRIMARY KEY, request TEXT NOT NULL, microvm TEXT NOT NULL, \
      made INTEGER NOT NULL) STRICT",
-    "SELECT 4",
-    "SELECT 5",
+    tenants::TABLES,
+    networks::PLAIN_LEASES,
     volumes::TABLES,
 ];
 /// How long a key is remembered, in seconds.
 const KEY_LIFE: i64 = 24 * 60 * 60;
-/// How many keys are remembered; the oldest go first.
+/// How many keys of a tenant are remembered; the oldest go first.
 const KEYS_MAX: i64 = 100_000;
+
+/// What is named is not there: `SQLITE_CONSTRAINT_FOREIGNKEY`.
+const NO_PARENT: i32 = rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 
 /// What makes a request to create something the same as an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +73,18 @@ pub enum StateError {
     /// A network that is not there.
     #[error("there is no network '{0}': 'hull network ls' lists all")]
     NoNetwork(String),
+    /// A card that is not lent to a plain VM.
+    #[error("no plain VM has been lent the card {0} of that network: it may have been given back")]
+    NoCard(String),
+    /// A plain VM's card that it still has.
+    #[error("the card {0} is in use by its VM: end that first")]
+    CardInUse(String),
     /// Somebody still has addresses of it.
     #[error("the network {0} is in use by {1}: remove those first")]
     NetworkInUse(String, String),
+    /// A tenant that is not there.
+    #[error("there is no tenant '{0}' (any more)")]
+    NoTenant(String),
     /// A lease that cannot be.
     #[error("{0}")]
     Lease(String),
@@ -100,7 +113,8 @@ impl State {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
+        // A table that is made anew takes nothing along that names it.
+        connection.pragma_update(None, "foreign_keys", false)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > VERSION {
             return Err(StateError::Newer(found));
@@ -109,6 +123,7 @@ impl State {
             let both = format!("BEGIN; {step}; PRAGMA user_version = {version}; COMMIT");
             connection.execute_batch(&both)?;
         }
+        connection.pragma_update(None, "foreign_keys", true)?;
         Ok(Self(Mutex::new(connection)))
     }
 
@@ -140,13 +155,13 @@ impl State {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         if let Some(key) = key {
-            use_key(&transaction, key, &microvm.id)?;
+            use_key(&transaction, key, (&microvm.tenant, &microvm.id))?;
         }
         let written = transaction.execute(
-            "INSERT INTO microvms (id, name, record) VALUES (?1, ?2, '{}')",
-            params![microvm.id, microvm.name],
+            "INSERT INTO microvms (id, tenant, name, record) VALUES (?1, ?2, ?3, '{}')",
+            params![microvm.id, microvm.tenant, microvm.name],
         );
-        unique(written, microvm)?;
+        unique(written, &microvm.tenant, || StateError::NameTaken(microvm.name.clone()))?;
         microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
         volumes::remember_uses(&transaction, microvm)?;
         let record = serde_json::to_string(microvm)?;
@@ -154,12 +169,12 @@ impl State {
         Ok(transaction.commit()?)
     }
 
-    /// The id of what was made with this key, and whether the same was asked for.
+    /// The id of what this tenant has made with this key, and whether the same was asked for.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn made_with(&self, key: &Key) -> Result<Option<(String, bool)>, StateError> {
-        Ok(find_key(&self.lock(), key)?)
+    pub fn made_with(&self, tenant: &str, key: &Key) -> Result<Option<(String, bool)>, StateError> {
+        Ok(find_key(&self.lock(), tenant, key)?)
     }
 
     /// Writes a microVM's record anew.
@@ -172,7 +187,7 @@ impl State {
             "UPDATE microvms SET record = ?2, name = ?3 WHERE id = ?1",
             params![microvm.id, record, microvm.name],
         );
-        unique(written, microvm)
+        unique(written, &microvm.tenant, || StateError::NameTaken(microvm.name.clone()))
     }
 
     /// Forgets a microVM.
@@ -193,38 +208,48 @@ fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("{}{}", names.join(", "), if more { " and others" } else { "" })
 }
 
-/// Whether a row was written, or its name is another's.
-fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), StateError> {
+/// Whether a tenant's row was written, or its name is another's.
+fn unique(
+    written: rusqlite::Result<usize>,
+    tenant: &str,
+    taken: impl FnOnce() -> StateError,
+) -> Result<(), StateError> {
     match written {
         Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code == NO_PARENT => {
+            Err(StateError::NoTenant(tenant.to_owned()))
+        }
         Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-            Err(StateError::NameTaken(microvm.name.clone()))
+            Err(taken())
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn find_key(connection: &Connection, key: &Key) -> rusqlite::Result<Option<(String, bool)>> {
-    let known =
-        connection.query_row("SELECT microvm, request FROM keys WHERE key = ?1", params![key.key], |row| {
-            Ok((row.get(0)?, row.get::<_, String>(1)? == key.request))
-        });
+fn find_key(connection: &Connection, tenant: &str, key: &Key) -> rusqlite::Result<Option<(String, bool)>> {
+    let query = "SELECT microvm, request FROM keys WHERE tenant = ?1 AND key = ?2";
+    let known = connection.query_row(query, params![tenant, key.key], |row| {
+        Ok((row.get(0)?, row.get::<_, String>(1)? == key.request))
+    });
     known.optional()
 }
 
-/// Takes a key for what is made with this id, if it is free; old ones are forgotten on the way.
-fn use_key(connection: &Connection, key: &Key, id: &str) -> Result<(), StateError> {
+/// Takes a tenant's key for what is made with this id, if it is free; old ones are forgotten on the way.
+fn use_key(connection: &Connection, key: &Key, (tenant, id): (&str, &str)) -> Result<(), StateError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     connection.execute("DELETE FROM keys WHERE made < ?1", params![now.saturating_sub(KEY_LIFE)])?;
-    connection
-        .execute("DELETE FROM keys WHERE rowid <= (SELECT max(rowid) FROM keys) - ?1", params![KEYS_MAX])?;
-    if let Some((made, same)) = find_key(connection, key)? {
+    connection.execute(
+        "DELETE FROM keys WHERE rowid IN \
+         (SELECT rowid FROM keys WHERE tenant = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
+        params![tenant, KEYS_MAX],
+    )?;
+    if let Some((made, same)) = find_key(connection, tenant, key)? {
         return Err(StateError::KeyUsed { made, same });
     }
     connection.execute(
-        "INSERT INTO keys (key, request, microvm, made) VALUES (?1, ?2, ?3, ?4)",
-        params![key.key, key.request, id, now],
+        "INSERT INTO keys (tenant, key, request, microvm, made) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![tenant, key.key, key.request, id, now],
     )?;
     Ok(())
 }

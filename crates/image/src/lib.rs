@@ -11,6 +11,8 @@ mod credentials;
 mod digest;
 mod erofs;
 mod flatten;
+#[doc(hidden)]
+pub mod fuzz;
 mod import;
 mod layer;
 mod limits;
@@ -19,6 +21,7 @@ mod pack;
 mod pull;
 mod record;
 mod reference;
+mod signature;
 mod store;
 mod tree;
 
@@ -35,5 +38,6 @@ pub use manifest::ManifestError;
 pub use pack::{PackError, pack_directory};
 pub use pull::{PullError, RequestError};
 pub use record::{ImageConfig, ImageRecord};
-pub use reference::ReferenceError;
+pub use reference::{ReferenceError, repository_of};
+pub use signature::{Key, KeyError};
 pub use store::{Freed, InstallError, Removed, Store, StoreError};

@@ -14,6 +14,7 @@
 
 mod index;
 mod install;
+mod owner;
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
@@ -93,16 +94,20 @@ pub struct Freed {
     pub deferred: bool,
 }
 
-/// The images of one data directory.
+/// The images of one data directory: all of them, or those that one owner has ([`Store::of`]).
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Whose names count; none: everybody's, as they are kept.
+    owner: Option<Arc<str>>,
+    limits: Limits,
+    /// The most bytes that all images of the owner together may have.
+    room: u64,
 }
 
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    limits: Limits,
     blobs: Blobs,
     state: Mutex<State>,
     /// Locked as long as the store is open.
@@ -165,13 +170,13 @@ impl Store {
             there
         });
         let state = Mutex::new(State { index, arriving: 0, collect_wanted: false });
-        let inner = Inner { root: dir.to_owned(), limits, blobs: Blobs::new(dir), state, _lock: lock };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner { root: dir.to_owned(), blobs: Blobs::new(dir), state, _lock: lock };
+        Ok(Self { inner: Arc::new(inner), owner: None, limits, room: u64::MAX })
     }
 
     /// All images, by digest.
     pub fn list(&self) -> Vec<ImageRecord> {
-        self.inner.state().index.images.iter().map(|image| image.record.clone()).collect()
+        self.seen(&self.inner.state().index).images.iter().map(|image| image.record.clone()).collect()
     }
 
     /// Finds an image by a name as typed, by a reference as Docker reads it, by its digest, or by four or more
@@ -180,7 +185,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
     pub fn resolve(&self, name_or_digest: &str) -> Result<ImageRecord, StoreError> {
-        self.inner.state().index.find(name_or_digest).map(|found| found.record.clone())
+        self.seen(&self.inner.state().index).find(name_or_digest).map(|found| found.record.clone())
     }
 
     /// Takes a name from an image and deletes the image with its last one; a digest or id takes all names.
@@ -192,28 +197,7 @@ impl Store {
         name_or_digest: &str,
         in_use: impl Fn(&Digest) -> bool,
     ) -> Result<Removed, StoreError> {
-        let mut state = self.inner.state();
-        let (record, name) = {
-            let found = state.index.find(name_or_digest)?;
-            (found.record.clone(), found.name)
-        };
-        let untagged = match name {
-            Some(name) => vec![name],
-            None => record.names.clone(),
-        };
-        let last = untagged.len() >= record.names.len();
-        if last && in_use(&record.digest) {
-            return Err(StoreError::InUse(name_or_digest.chars().take(200).collect()));
-        }
-        let mut index = state.index.clone();
-        if last {
-            index.images.retain(|image| image.record.digest != record.digest);
-        } else {
-            index.untag(&untagged);
-        }
-        self.inner.save(&mut state, index)?;
-        let freed = if last { self.inner.collect(&mut state)? } else { Freed::default() };
-        Ok(Removed { untagged, deleted: last.then_some(record.digest), freed })
+        self.release(name_or_digest, in_use, |_| false)
     }
 
     /// Deletes blobs and block images that no image of the index needs.
@@ -235,7 +219,7 @@ impl Store {
     }
 
     pub(crate) fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.limits
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
@@ -244,7 +228,11 @@ impl Store {
 
     /// Marks a pull or import as running.
     pub(crate) fn begin_arrival(&self) -> Arrival {
-        self.inner.state().arriving += 1;
+        let mut state = self.inner.state();
+        state.arriving += 1;
+        // Nobody but its owner could use what is left of one that fails, and only its owner pays for it.
+        state.collect_wanted |= !self.is_trusted();
+        drop(state);
         Arrival(Arc::clone(&self.inner))
     }
 }

@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hull_image::{
-    BlobError, ImageRecord, ImportError, ImportKind, LayerError, Limits, Store, StoreError, pack_directory,
+    BlobError, ImageRecord, ImportError, ImportKind, InstallError, LayerError, Limits, Store, StoreError,
+    pack_directory,
 };
 use support::{Layout, filter, layer, noise, shell, unpack};
 
@@ -230,4 +231,77 @@ async fn a_store_killed_at_any_moment_opens_and_is_right() {
     }
     assert!(none > 0, "no import was killed before its end");
     println!("{whole} imports were whole, {none} were not there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_share_content_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(&temp.path().join("layout"));
+    let secret = layer(&[("secret", b"1")]);
+    let digest = layout.image(std::slice::from_ref(&secret), "cat", "amd64", "1.0");
+    let archive = layout.archive();
+    let store = open(&temp.path().join("store"));
+    let (host, one, two) = (store.of(""), store.of("one"), store.of("two"));
+    let image = import(&one, &archive, "app", None).await.unwrap();
+    assert_eq!((image.digest.clone(), image.names.as_slice()), (digest.clone(), &["app".to_owned()][..]));
+    assert_eq!(one.resolve("app").unwrap(), image);
+    // Another sees it neither by its name nor by its digest, however it is written.
+    for wanted in ["app", "one|app", &digest.to_string(), digest.hex(), &digest.hex()[..12]] {
+        for other in [&two, &host] {
+            assert!(matches!(other.resolve(wanted), Err(StoreError::NotFound(_))), "{wanted}");
+            assert!(other.remove(wanted, |_| false).is_err(), "{wanted}");
+        }
+    }
+    assert!(two.list().is_empty() && host.list().is_empty());
+    // Who knows the digest of a layer has not got the layer.
+    let hex = layout.blob(&secret).hex().to_owned();
+    fs::remove_file(layout.dir.join("blobs/sha256").join(hex)).unwrap();
+    let without = layout.archive();
+    assert!(import(&two, &without, "app", None).await.is_err());
+    assert!(import(&one, &without, "again", None).await.is_ok());
+    // The same name is another's own, and so is its end.
+    let image = import(&two, &archive, "app", None).await.unwrap();
+    assert_eq!(image.names, ["app"]);
+    assert_eq!(one.resolve("app").unwrap().names, ["again", "app"]);
+    let removed = one.remove(&digest.to_string(), |_| false).unwrap();
+    assert_eq!((removed.untagged.len(), removed.deleted), (2, None));
+    assert!(one.list().is_empty() && two.resolve("app").is_ok());
+    // What others' microVMs need stays, without a name: the host's to remove.
+    let removed = two.release("app", |_| false, |_| true).unwrap();
+    assert_eq!((removed.deleted, two.list().len(), host.list().len()), (None, 0, 1));
+    assert_eq!(store.resolve(&digest.to_string()).unwrap().digest, digest);
+    assert_eq!(host.remove(&digest.to_string(), |_| false).unwrap().deleted, Some(digest));
+    assert!(store.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owners_images_are_within_its_room() {
+    let temp = tempfile::tempdir().unwrap();
+    let archive = |name: &str, size: usize| {
+        let mut layout = Layout::new(&temp.path().join(name));
+        layout.image(&[layer(&[("file", &noise(1, size))])], "cat", "amd64", name);
+        layout.archive()
+    };
+    let (large, small) = (archive("large", 400_000), archive("small", 100_000));
+    let store = open(&temp.path().join("store"));
+    let (one, two) = (store.of("one"), store.of("two"));
+    let a = import(&one, &large, "large", None).await.unwrap().size;
+    let b = import(&one, &small, "small", None).await.unwrap().size;
+    one.remove("small", |_| false).unwrap();
+    // What is there already is no more under another name.
+    let tight = one.clone().within(a + b - 1);
+    import(&tight, &large, "again", None).await.unwrap();
+    let refused = import(&tight, &small, "small", None).await.unwrap_err();
+    assert!(
+        matches!(refused, ImportError::Install(InstallError::NoRoom { left, .. }) if left == b - 1),
+        "{refused:?}"
+    );
+    assert!(one.resolve("small").is_err());
+    let kept = fs::read_dir(temp.path().join("store/images")).unwrap().count();
+    assert_eq!(kept, 1, "what was refused is still there");
+    // Others' images are in nobody's way; what is larger than the room is not even taken.
+    import(&two.clone().within(b.max(small.len() as u64)), &small, "small", None).await.unwrap();
+    let refused = import(&two.within(1000), &small, "small", None).await.unwrap_err();
+    assert!(matches!(refused, ImportError::Blob(BlobError::TooLarge { .. })), "{refused:?}");
+    import(&one.within(a + b), &small, "small", None).await.unwrap();
 }

@@ -1,11 +1,16 @@
 //! The nouns of the REST API, as JSON bodies under `/v1/`.
 
 mod network;
+mod tenant;
 mod volume;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::network::{Card, Member, Network, NetworkSpec, Refused};
+pub use self::network::{Card, Member, Network, NetworkSpec, PlainCard, PlainCardSpec, Refused};
+pub use self::tenant::{
+    Amounts, AuditEntry, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
+    TokenSpec,
+};
 pub use self::volume::{PrunedVolumes, Volume, VolumePatch, VolumeSpec, VolumeUse, VolumeUser};
 use crate::exit::ExitReason;
 use crate::health::Health;
@@ -90,6 +95,9 @@ pub struct Microvm {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Whose it is.
+    #[serde(default = "tenant::host_tenant")]
+    pub tenant: String,
     /// Where it is in its life.
     pub state: State,
     /// What the user asked for.

@@ -16,7 +16,7 @@ use crate::units::Bytes;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MicrovmSpec {
-    /// A name of the user's choice, unique among all microVMs; made up when missing.
+    /// A name of the user's choice, unique among its tenant's microVMs; made up when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Number of virtual CPUs; 1 when missing.
@@ -83,6 +83,12 @@ pub struct ContainerSpec {
     /// The root is read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Capabilities besides Docker's default set, such as `NET_ADMIN`, or `ALL`; within the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Capabilities to be without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<Bytes>,

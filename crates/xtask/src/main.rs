@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod emulator;
 mod fixtures;
+mod fuzz;
 mod images;
 mod lab;
 mod programs;
@@ -19,10 +20,13 @@ const USAGE: &str = "usage: cargo xtask VERB
   demo                    set up, build, and boot a microVM
   test                    set up, and run every test
   check                   formatting, lints, dependency law, sizes
+  fuzz [--minutes N] [--part K/N] [TARGET...]
+                          fuzz each target for so long (10 minutes), all of them or a part
   bench boot [--json] [--peer NAME=PATH]
                           measure a boot beside others', in the lab on a clock that counts instructions
   bench net [--json] [--peer NAME=PATH]
                           measure a network card beside QEMU's, in the same lab
+  bench jail              measure what a VMM's jail costs at its start, on this host
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
   fixtures                make what the tests need besides the programs
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(),
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("lab") => return lab::command(rest),
         Some("fixtures") => fixtures::guest()
             .and_then(|_| fixtures::bare())

@@ -71,7 +71,7 @@ pub(super) async fn events(
     let time = |text: Option<String>| text.map(|text| moment(&text)).transpose();
     let (since, until) = (time(since)?, time(until)?);
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let bus = &api.fleet.host().events;
+    let bus = api.fleet.events();
     let reader = match (last_seen.or(after), since) {
         (None, Some(_)) => bus.reader_of_all(),
         (None, None) if !follow => bus.reader_of_all(),

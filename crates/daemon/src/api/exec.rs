@@ -16,9 +16,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::access::Made;
 use super::problem::ApiError;
 use super::streams::{out_of_place, read_frame, send, switching, wants_upgrade, window_size};
-use super::{Api, body, query};
+use super::{Api, access, body, query};
 use crate::microvm::exec::{ExecError, Execs, front};
 use crate::microvm::output::{Input, Sent};
 use crate::plan;
@@ -30,11 +31,12 @@ pub(super) async fn create(
     State(api): State<Api>,
     Path(id): Path<String>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Exec>), ApiError> {
+) -> Result<(StatusCode, Made, Json<Exec>), ApiError> {
     let microvm = api.fleet.find(&id)?;
     let spec = body(&bytes)?;
     microvm.may_exec()?;
-    Ok((StatusCode::CREATED, Json(microvm.execs().create(spec)?)))
+    let exec = microvm.execs().create(spec)?;
+    Ok((StatusCode::CREATED, access::made("exec", &exec.id), Json(exec)))
 }
 
 /// The table that an exec is in, and its record.

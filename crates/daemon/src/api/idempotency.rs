@@ -9,8 +9,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiError;
-use crate::fleet::Fleet;
-use crate::state::{Key, State};
+use crate::state::Key;
+use crate::view::View;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that this is the answer to an earlier request.
@@ -33,17 +33,17 @@ pub(super) fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiEr
 }
 
 /// The answer to the request that has used the key for a microVM already, if one has.
-pub(super) fn made(fleet: &Fleet, key: &Key) -> Result<Option<Response>, ApiError> {
-    replay(&fleet.host().state, key, |id| fleet.find_made(id).ok().map(|microvm| microvm.record()))
+pub(super) fn made(fleet: &View, key: &Key) -> Result<Option<Response>, ApiError> {
+    replay(fleet, key, |id| fleet.find_made(id).ok().map(|microvm| microvm.record()))
 }
 
 /// The answer to the request that has used the key already, if one has; `find` finds what was made then.
 pub(super) fn replay<T: Serialize>(
-    state: &State,
+    fleet: &View,
     key: &Key,
     find: impl FnOnce(&str) -> Option<T>,
 ) -> Result<Option<Response>, ApiError> {
-    let Some((id, same)) = state.made_with(key)? else { return Ok(None) };
+    let Some((id, same)) = fleet.made_with(key)? else { return Ok(None) };
     let reused = |why: &str| ApiError::of("key-reused", why.to_owned());
     if !same {
         return Err(reused(

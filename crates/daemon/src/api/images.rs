@@ -1,6 +1,6 @@
 //! `/v1/images`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 
@@ -11,7 +11,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use hull_image::{ImageRecord, ImportKind};
+use hull_image::{Digest, ImageRecord, ImportKind, Store};
 use hull_protocol::api::{Image, Progress, PullRequest};
 use hull_protocol::life::Subject;
 use serde::Deserialize;
@@ -22,13 +22,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::kernels::blocking;
 use super::problem::ApiError;
 use super::{Api, Remove, body, page, query};
+use crate::trust::Wanted;
 
 /// How many lines of progress wait for the client; what comes while they do is left out.
 const LINES: usize = 64;
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let wanted = query(&uri)?;
-    let images = api.fleet.host().images.list().iter().map(Image::from).collect();
+    let images = api.fleet.images().list().iter().map(Image::from).collect();
     Ok(page::of(images, |image: &Image| image.digest.clone(), wanted, &uri))
 }
 
@@ -36,7 +37,7 @@ pub(super) async fn inspect(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<ImageRecord>, ApiError> {
-    Ok(Json(api.fleet.host().images.resolve(&name)?))
+    Ok(Json(api.fleet.images().resolve(&name)?))
 }
 
 pub(super) async fn remove(
@@ -45,12 +46,13 @@ pub(super) async fn remove(
     uri: Uri,
 ) -> Result<StatusCode, ApiError> {
     let Remove { force } = query(&uri)?;
-    let used = api.fleet.images_in_use(force);
+    let (used, needed) = (api.fleet.images_in_use(force), api.fleet.images_of_others());
     blocking(move || {
-        let host = api.fleet.host();
-        let removed = host.images.remove(&name, |digest| used.contains(&digest.to_string()))?;
+        let has = |digests: &HashSet<String>, digest: &Digest| digests.contains(&digest.to_string());
+        let removed =
+            api.fleet.images().release(&name, |digest| has(&used, digest), |digest| has(&needed, digest))?;
         let digest = removed.deleted.map(|digest| digest.to_string()).unwrap_or_default();
-        host.events.tell(Subject::Image, "remove", &digest, &name, BTreeMap::new());
+        api.fleet.events().tell(Subject::Image, "remove", &digest, &name, BTreeMap::new());
         Ok::<_, hull_image::StoreError>(())
     })
     .await?;
@@ -59,17 +61,23 @@ pub(super) async fn remove(
 
 pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Response, ApiError> {
     let request: PullRequest = body(&bytes)?;
+    // What the daemon can reach without TLS, such as a cloud's metadata, is not for everybody to reach.
+    if request.plain_http && api.fleet.whole().is_none() {
+        let why = "a registry without TLS is for the host's own tenant to speak to";
+        return Err(ApiError::of("forbidden", why.into()));
+    }
+    let images = api.fleet.room_for_images()?;
     let (lines, progress) = mpsc::channel(LINES);
     let pull = tokio::spawn(async move {
         let shown = lines.clone();
         // A client that is slow to read misses steps on the way, never the last line.
         let report = move |step| drop(shown.try_send(step));
-        let last = match api.fleet.host().images.pull(&request, report).await {
+        let last = match bring(&api, &images, &request, report).await {
             Ok(image) => {
                 tell(&api, "pull", &image);
                 Progress::Done(Box::new(Image::from(&image)))
             }
-            Err(error) => Progress::Failed(ApiError::from(error).into_problem()),
+            Err(error) => Progress::Failed(error.into_problem()),
         };
         let _left = lines.send(last).await;
     });
@@ -77,10 +85,24 @@ pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Respons
     Ok(ndjson(progress, AbortOnDropHandle::new(pull)))
 }
 
+/// Pulls an image as the image policy wants it.
+async fn bring(
+    api: &Api,
+    images: &Store,
+    request: &PullRequest,
+    progress: impl Fn(Progress) + Send + Sync,
+) -> Result<ImageRecord, ApiError> {
+    let pulled = match api.fleet.policy().pull(api.fleet.tenant(), &request.reference)? {
+        Wanted::Anything => images.pull(request, progress).await,
+        Wanted::SignedBy(keys) => images.pull_signed(request, keys, progress).await,
+    };
+    Ok(pulled?)
+}
+
 /// Tells those who follow events.
 fn tell(api: &Api, action: &str, image: &ImageRecord) {
     let name = image.names.first().map_or("", String::as_str);
-    let events = &api.fleet.host().events;
+    let events = api.fleet.events();
     events.tell(Subject::Image, action, &image.digest.to_string(), name, BTreeMap::new());
 }
 
@@ -104,8 +126,9 @@ struct Import {
 /// Answers once the whole body has been read: the client knows what it has sent.
 pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, ApiError> {
     let Import { name, kind } = query(&uri)?;
+    api.fleet.policy().import(api.fleet.tenant(), &name)?;
     let stream = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let image = api.fleet.host().images.import(stream, &name, kind, |_step| {}).await?;
+    let image = api.fleet.room_for_images()?.import(stream, &name, kind, |_step| {}).await?;
     tell(&api, "import", &image);
     let mut line = serde_json::to_vec(&Progress::Done(Box::new(Image::from(&image)))).unwrap_or_default();
     line.push(b'\n');

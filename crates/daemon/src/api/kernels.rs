@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::problem::ApiError;
-use super::{Api, page, query};
+use super::{Api, access, page, query};
 use crate::kernel::{ImportOptions, ImportSource};
 
 /// Runs blocking work on the stores.
@@ -30,13 +30,13 @@ pub(super) async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'stat
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let wanted = query(&uri)?;
-    let kernels = blocking(move || api.fleet.host().kernels.list()).await?;
+    let kernels = blocking(move || api.fleet.kernels().list()).await?;
     Ok(page::of(kernels, |kernel: &Kernel| kernel.name.clone(), wanted, &uri))
 }
 
 /// Tells those who follow events.
 fn tell(api: &Api, action: &str, name: &str) {
-    api.fleet.host().events.tell(Subject::Kernel, action, name, name, BTreeMap::new());
+    api.fleet.events().tell(Subject::Kernel, action, name, name, BTreeMap::new());
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -64,7 +64,7 @@ pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Resu
         Source::Tar => ImportSource::Tar(stream),
     };
     let options = ImportOptions { name, default };
-    let host = api.fleet.host().clone();
+    let host = access::whole(&api)?.host().clone();
     let kernel = blocking(move || host.kernels.import(source, options)).await?;
     tell(&api, "import", &kernel.name);
     Ok(Json(kernel))
@@ -72,7 +72,7 @@ pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Resu
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     let in_use = api.fleet.uses_kernel(&name);
-    let (host, removed) = (api.fleet.host().clone(), name.clone());
+    let (host, removed) = (access::whole(&api)?.host().clone(), name.clone());
     blocking(move || host.kernels.remove(&removed, in_use)).await?;
     tell(&api, "remove", &name);
     Ok(StatusCode::NO_CONTENT)

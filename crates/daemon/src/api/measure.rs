@@ -17,8 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::kernels::blocking;
 use super::problem::ApiError;
-use super::{Api, query, streamed};
-use crate::stats::measure;
+use super::{Api, access, query, streamed};
+use crate::metrics::Metrics;
 
 /// How often a stream measures.
 const EVERY: Duration = Duration::from_secs(1);
@@ -63,10 +63,8 @@ pub(super) async fn all(State(api): State<Api>, uri: Uri) -> Result<Response, Ap
 }
 
 async fn of_records(api: &Api, records: Vec<Microvm>) -> Vec<Stats> {
-    let host = api.fleet.host().clone();
-    let measured = blocking::<_, ApiError>(move || {
-        Ok(records.iter().filter_map(|record| measure(record, &host.groups.group(&record.id))).collect())
-    });
+    let view = api.fleet.clone();
+    let measured = blocking::<_, ApiError>(move || Ok(view.measure(&records)));
     measured.await.unwrap_or_default()
 }
 
@@ -95,10 +93,11 @@ where
 
 /// Everything that is counted, as Prometheus reads it.
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError> {
-    let records = api.fleet.list();
+    let whole = access::whole(&api)?;
+    let records = whole.list();
     let states: Vec<_> = records.iter().map(|record| record.state).collect();
     let stats = of_records(&api, records).await;
-    let host = api.fleet.host();
+    let host = whole.host();
     let text = host.metrics.text(&states, &host.capacity.shown(), &stats);
     let text = text.map_err(|error| ApiError::internal(&error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -107,7 +106,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError
 
 /// Counts every request by its route.
 pub(super) async fn count(
-    State(api): State<Api>,
+    State(metrics): State<Metrics>,
     route: Option<MatchedPath>,
     request: Request,
     next: Next,
@@ -120,6 +119,6 @@ pub(super) async fn count(
     };
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    api.fleet.host().metrics.answered(&method, route, response.status().as_u16(), began.elapsed());
+    metrics.answered(&method, route, response.status().as_u16(), began.elapsed());
     response
 }

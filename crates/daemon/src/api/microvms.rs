@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm, State as Life};
 use serde::Deserialize;
 
 use super::problem::ApiError;
-use super::{Api, Remove, body, idempotency, page, query};
+use super::{Api, Remove, access, body, idempotency, page, query};
 use crate::fleet::FleetError;
 use crate::microvm::chain;
 use crate::plan;
 use crate::state::StateError;
+use crate::tenants::principal::Principal;
 
 /// How long a stop waits when the request does not say, in seconds: as Docker's.
 const GRACE: u64 = 10;
@@ -51,6 +52,7 @@ fn tagged(record: Microvm) -> ([(HeaderName, String); 1], Json<Microvm>) {
 
 pub(super) async fn create(
     State(api): State<Api>,
+    Extension(by): Extension<Principal>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, ApiError> {
@@ -60,8 +62,12 @@ pub(super) async fn create(
     {
         return Ok(made);
     }
-    match (api.fleet.create(body(&bytes)?, key.as_ref()).await, key) {
-        (Ok(microvm), _) => Ok((StatusCode::CREATED, tagged(microvm.record())).into_response()),
+    match (api.fleet.create(&by, body(&bytes)?, key.as_ref()).await, key) {
+        (Ok(microvm), _) => {
+            let record = microvm.record();
+            let made = access::made("microvms", &record.id);
+            Ok((StatusCode::CREATED, made, tagged(record)).into_response())
+        }
         // The same request was answered a moment ago.
         (Err(FleetError::State(StateError::KeyUsed { .. })), Some(key)) => {
             let made = idempotency::made(&api.fleet, &key)?;
@@ -73,8 +79,7 @@ pub(super) async fn create(
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let mut record = api.fleet.find(&id)?.record();
-    let host = api.fleet.host();
-    if let Err(error) = host.networks.count(&mut record.cards).await {
+    if let Err(error) = api.fleet.count_refused(&mut record.cards).await {
         tracing::warn!("what {id} was refused is not known: {}", chain(&error));
     }
     Ok(tagged(record).into_response())

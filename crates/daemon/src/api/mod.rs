@@ -3,6 +3,8 @@
 //! Owner: the daemon's HTTP server; every handler runs on the runtime. Invariants: what a request sends is bounded
 //! and checked before it is used; every failure is a [`problem`]; a client that goes away takes nothing with it.
 
+mod access;
+mod audit;
 mod events;
 mod exec;
 mod files;
@@ -17,10 +19,11 @@ mod page;
 pub mod problem;
 mod streams;
 mod system;
+mod tenants;
+mod tokens;
 mod volumes;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,22 +37,23 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use self::problem::ApiError;
-use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::view::View;
 
 /// The largest JSON body, in bytes.
 const BODY_MAX: usize = 2 << 20;
 
-/// What every handler gets.
+/// What every handler gets: one tenant's part, and nothing that leads to more.
 #[derive(Clone)]
 pub struct Api {
-    /// The microVMs.
-    pub fleet: Arc<Fleet>,
+    /// The microVMs, and all else.
+    pub fleet: View,
     /// Whether the daemon leaves when nobody needs it.
     pub on_demand: bool,
 }
 
-/// The routes.
-pub fn router(api: Api) -> Router {
+/// The routes, for one tenant. Requests come with the [`crate::tenants::principal::Principal`] who asks.
+pub fn router(api: Api, metrics: Metrics) -> Router {
     let microvm = Router::new()
         .route("/", get(microvms::inspect).patch(microvms::update).delete(microvms::remove))
         .route("/start", post(microvms::start))
@@ -72,22 +76,20 @@ pub fn router(api: Api) -> Router {
         .route("/start", post(exec::start))
         .route("/resize", post(exec::resize))
         .route("/kill", post(exec::kill));
-    let images = Router::new()
-        .route("/", get(images::list))
-        .route("/pull", post(images::pull))
-        .route("/import", post(images::import).layer(DefaultBodyLimit::disable()))
-        .route("/{name}", get(images::inspect).delete(images::remove));
-    let kernels = Router::new()
-        .route("/", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
-        .route("/{name}", axum::routing::delete(kernels::remove));
     Router::new()
         .route("/v1/microvms", get(microvms::list).post(microvms::create))
         .nest("/v1/microvms/{id}", microvm)
         .nest("/v1/exec/{id}", exec)
-        .nest("/v1/images", images)
-        .nest("/v1/kernels", kernels)
+        .route("/v1/images", get(images::list))
+        .route("/v1/images/pull", post(images::pull))
+        .route("/v1/images/import", post(images::import).layer(DefaultBodyLimit::disable()))
+        .route("/v1/images/{name}", get(images::inspect).delete(images::remove))
+        .route("/v1/kernels", get(kernels::list).post(kernels::import).layer(DefaultBodyLimit::disable()))
+        .route("/v1/kernels/{name}", axum::routing::delete(kernels::remove))
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/v1/networks/{name}/cards", post(networks::lend))
+        .route("/v1/networks/{name}/cards/{tap}", axum::routing::delete(networks::give_back))
         .route("/v1/volumes", get(volumes::list).post(volumes::create))
         .route("/v1/volumes/prune", post(volumes::prune))
         .route("/v1/volumes/{name}", get(volumes::inspect).patch(volumes::update).delete(volumes::remove))
@@ -96,12 +98,18 @@ pub fn router(api: Api) -> Router {
         .route("/v1/system", get(system::system))
         .route("/v1/system/df", get(system::disk_usage))
         .route("/v1/system/prune", post(system::prune))
+        .route("/v1/tenants", get(tenants::list).post(tenants::create))
+        .route("/v1/tenants/{name}", get(tenants::inspect).patch(tenants::update).delete(tenants::remove))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", axum::routing::delete(tokens::remove))
+        .route("/v1/audit", get(audit::audit))
         .route("/metrics", get(measure::metrics))
         .route("/problems/{kind}", get(system::problem))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(middleware::from_fn_with_state(api.clone(), measure::count))
+        .layer(middleware::from_fn(access::guard))
+        .layer(middleware::from_fn_with_state(metrics, measure::count))
         .with_state(api)
 }
 

@@ -2,6 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hull_image::InstallError;
 use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
@@ -13,6 +14,8 @@ use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::state::StateError;
+use crate::tenants::TenantError;
+use crate::trust::Untrusted;
 use crate::volumes::VolumeError;
 
 /// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
@@ -33,12 +36,30 @@ const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'
 }
 
 /// Every kind there is.
-pub const KNOWN: [Known; 16] = [
+pub const KNOWN: [Known; 21] = [
     known(
         "invalid",
         400,
         "Invalid request",
         "The request cannot be understood or asks for what cannot be. Change it; the same will fail again.",
+    ),
+    known(
+        "unauthorized",
+        401,
+        "Who are you?",
+        "No token came with the request, or one that is nobody's or has expired. Send a good one.",
+    ),
+    known(
+        "forbidden",
+        403,
+        "Not for you",
+        "What you are, or your token's scope, does not allow this. The detail says what would.",
+    ),
+    known(
+        "untrusted-image",
+        403,
+        "The image is not trusted",
+        "The host's image policy wants another image, or this one signed by a key that it names. The detail says which.",
     ),
     known("not-found", 404, "Not found", "What the path names does not exist, or not for you."),
     known(
@@ -78,6 +99,12 @@ pub const KNOWN: [Known; 16] = [
         "The host has promised its memory or processors to others. Stop something, ask for less, or ask another host.",
     ),
     known(
+        "over-quota",
+        409,
+        "The tenant has as much as it may",
+        "A quota of the tenant allows no more. Remove or stop something, ask for less, or have the quota raised.",
+    ),
+    known(
         "key-reused",
         409,
         "The idempotency key was used",
@@ -100,6 +127,12 @@ pub const KNOWN: [Known; 16] = [
         422,
         "The image could not be imported",
         "What was sent is no image that can be used; the detail says why.",
+    ),
+    known(
+        "too-many-requests",
+        429,
+        "Too many requests",
+        "The tenant asks more often than it may. Wait for as many seconds as Retry-After says.",
     ),
     known(
         "internal",
@@ -137,7 +170,7 @@ impl ApiError {
     }
 
     /// One of [`KNOWN`].
-    pub(super) fn of(kind: &str, detail: String) -> Self {
+    pub(crate) fn of(kind: &str, detail: String) -> Self {
         match KNOWN.iter().find(|known| known.kind == kind) {
             Some(known) => Self::new(known.status, known.kind, known.title, detail),
             None => Self::new(500, kind, "The host failed", detail),
@@ -181,7 +214,9 @@ impl From<FleetError> for ApiError {
             FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
-            FleetError::Space(_) => Self::of("no-space", error.to_string()),
+            FleetError::HostFiles => Self::of("forbidden", error.to_string()),
+            FleetError::Quota(_) => Self::of("over-quota", error.to_string()),
+            FleetError::Space(_) | FleetError::Full => Self::of("no-space", error.to_string()),
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
@@ -197,12 +232,13 @@ impl From<StateError> for ApiError {
             StateError::NameTaken(_) => Self::of("name-taken", error.to_string()),
             StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
             StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
-            StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::CardInUse(_) | StateError::Lease(_) => Self::conflict(error.to_string()),
             StateError::VolumeTaken(_) | StateError::VolumeInUse(..) => Self::conflict(error.to_string()),
-            StateError::NoVolume(_) => Self::not_found(error.to_string()),
+            StateError::NoCard(_) | StateError::NoVolume(_) => Self::not_found(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
             }
+            StateError::NoTenant(_) => Self::not_found(error.to_string()),
             StateError::Newer(_) | StateError::Database(_) | StateError::Record(_) => Self::internal(&error),
         }
     }
@@ -212,7 +248,10 @@ impl From<NetworkError> for ApiError {
     fn from(error: NetworkError) -> Self {
         match error {
             NetworkError::State(error) => error.into(),
-            NetworkError::Overlap { .. } | NetworkError::PortTaken(_) => Self::conflict(chain(&error)),
+            NetworkError::Quota(error) => Self::of("over-quota", error.to_string()),
+            NetworkError::Overlap { .. } | NetworkError::Occupied(_) | NetworkError::PortTaken(_) => {
+                Self::conflict(chain(&error))
+            }
             error if error.is_of_host() => {
                 tracing::error!("a network cannot be had: {}", chain(&error));
                 Self::new(503, "no-networks", "This host cannot have it", chain(&error))
@@ -229,9 +268,21 @@ impl From<VolumeError> for ApiError {
             VolumeError::Name(_) | VolumeError::Shrinks { .. } | VolumeError::Disk(DiskError::Size(_)) => {
                 Self::invalid(error.to_string())
             }
+            VolumeError::Quota(_) => Self::of("over-quota", error.to_string()),
             VolumeError::Space(_) => Self::of("no-space", error.to_string()),
             VolumeError::Locked(_) => Self::conflict(error.to_string()),
             VolumeError::Disk(_) | VolumeError::Io(..) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<TenantError> for ApiError {
+    fn from(error: TenantError) -> Self {
+        match error {
+            TenantError::NotFound(_) | TenantError::NoToken(_) => Self::not_found(error.to_string()),
+            TenantError::Invalid(_) => Self::invalid(error.to_string()),
+            TenantError::Conflict(_) => Self::conflict(error.to_string()),
+            TenantError::State(error) => error.into(),
         }
     }
 }
@@ -242,7 +293,10 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Refused(_) | MicrovmError::Agent(_) => Self::conflict(error.to_string()),
             MicrovmError::Gone => Self::not_found(error.to_string()),
             MicrovmError::Transfer(error) => error.into(),
-            MicrovmError::NoRoom(NoRoom::Capacity(_)) => Self::of("over-capacity", error.to_string()),
+            MicrovmError::NoRoom(NoRoom::Capacity(_) | NoRoom::Full) => {
+                Self::of("over-capacity", error.to_string())
+            }
+            MicrovmError::NoRoom(NoRoom::Quota(_)) => Self::of("over-quota", error.to_string()),
             MicrovmError::NoRoom(NoRoom::Held(_)) => Self::conflict(error.to_string()),
             MicrovmError::NoRoom(NoRoom::Space(_)) => Self::of("no-space", error.to_string()),
             MicrovmError::Name(_) => Self::invalid(error.to_string()),
@@ -299,6 +353,12 @@ impl From<hull_image::StoreError> for ApiError {
     }
 }
 
+impl From<Untrusted> for ApiError {
+    fn from(error: Untrusted) -> Self {
+        Self::of("untrusted-image", error.to_string())
+    }
+}
+
 impl From<KernelError> for ApiError {
     fn from(error: KernelError) -> Self {
         match &error {
@@ -315,6 +375,12 @@ impl From<KernelError> for ApiError {
 
 impl From<hull_image::PullError> for ApiError {
     fn from(error: hull_image::PullError) -> Self {
+        if let hull_image::PullError::Install(error @ InstallError::NoRoom { .. }) = &error {
+            return Self::of("over-quota", error.to_string());
+        }
+        if let hull_image::PullError::Unsigned(_) = &error {
+            return Self::of("untrusted-image", error.to_string());
+        }
         // Nearly always the registry, the reference or the image; the text names which.
         Self::new(422, "pull-failed", "The image could not be pulled", chain(&error))
     }
@@ -322,6 +388,9 @@ impl From<hull_image::PullError> for ApiError {
 
 impl From<hull_image::ImportError> for ApiError {
     fn from(error: hull_image::ImportError) -> Self {
+        if let hull_image::ImportError::Install(error @ InstallError::NoRoom { .. }) = &error {
+            return Self::of("over-quota", error.to_string());
+        }
         Self::new(422, "import-failed", "The image could not be imported", chain(&error))
     }
 }

@@ -7,28 +7,30 @@ use std::path::Path as FsPath;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use hull_protocol::api::{Image, Microvm, State as Life, System};
+use hull_image::Digest;
+use hull_protocol::api::{Amounts, Image, Microvm, Resource, State as Life, System, Tenant};
 use hull_protocol::life::{DiskUsage, DiskUse, PruneRequest, Pruned};
 use hull_protocol::units::Bytes;
 
 use super::kernels::blocking;
 use super::problem::{ApiError, KNOWN};
-use super::{Api, body, volumes};
-use crate::fleet::Fleet;
+use super::{Api, body};
 use crate::space;
+use crate::view::View;
 
 pub(super) async fn system(State(api): State<Api>) -> Json<System> {
-    let host = api.fleet.host();
-    let (microvms, running) = (api.fleet.list().len(), api.fleet.busy());
+    let all = api.fleet.list();
+    // Where the daemon is on its host is the host's own tenant's business.
+    let host = api.fleet.whole().map(|fleet| fleet.host());
     Json(System {
         version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
+        pid: host.map_or(0, |_| std::process::id()),
         on_demand: api.on_demand,
-        data_dir: host.paths.data.display().to_string(),
-        microvms,
-        running,
-        capacity: host.capacity.shown(),
-        cgroups: host.groups.describe(),
+        data_dir: host.map(|host| host.paths.data.display().to_string()).unwrap_or_default(),
+        microvms: all.len(),
+        running: all.iter().filter(|microvm| !at_rest(microvm)).count(),
+        capacity: api.fleet.capacity(),
+        cgroups: host.map(|host| host.groups.describe()).unwrap_or_default(),
     })
 }
 
@@ -40,38 +42,43 @@ fn at_rest(microvm: &Microvm) -> bool {
     matches!(microvm.state, Life::Created | Life::Stopped | Life::Failed)
 }
 
-fn usage(fleet: &Fleet) -> Result<DiskUsage, ApiError> {
-    let host = fleet.host();
-    let microvms: Vec<(bool, u64)> = fleet
-        .list()
-        .iter()
-        .map(|microvm| (!at_rest(microvm), below(&host.paths.microvm(&microvm.id))))
-        .collect();
+fn usage(fleet: &View) -> Result<DiskUsage, ApiError> {
+    let microvms: Vec<(bool, u64)> =
+        fleet.list().iter().map(|microvm| (!at_rest(microvm), below(&fleet.directory(microvm)))).collect();
     let used = fleet.images_in_use(false);
-    let images: Vec<(bool, u64)> = host
-        .images
+    let images: Vec<(bool, u64)> = fleet
+        .images()
         .list()
         .iter()
         .map(|image| (used.contains(&image.digest.to_string()), Image::from(image).size.get()))
         .collect();
-    let kernels = host.kernels.list().map_err(ApiError::from)?;
+    let kernels = fleet.kernels().list().map_err(ApiError::from)?;
     let kernels: Vec<(bool, u64)> = kernels
         .iter()
         .map(|kernel| (kernel.default || fleet.uses_kernel(&kernel.name), kernel.size.get()))
         .collect();
-    let mut disks = Vec::new();
-    for volume in host.volumes.list(&host.state)? {
-        let used = !host.state.volume_users(&volume.id)?.is_empty();
-        disks.push((used, volume.used.unwrap_or_default().get()));
+    let mut volumes = Vec::new();
+    for volume in fleet.volumes()? {
+        volumes.push((fleet.uses_volume(&volume)?, volume.used.unwrap_or_default().get()));
     }
     let kinds = vec![
         sum("microvms", &microvms),
-        sum("volumes", &disks),
+        sum("volumes", &volumes),
         sum("images", &images),
         sum("kernels", &kernels),
     ];
-    let free = space::free(&host.paths.data).map_err(|error| ApiError::internal(&error))?;
+    let free = match fleet.whole() {
+        Some(whole) => space::free(&whole.host().paths.data).map_err(|error| ApiError::internal(&error))?,
+        None => left(fleet),
+    };
     Ok(DiskUsage { kinds, free })
+}
+
+/// What a tenant's quota leaves it; how much the host has is not for it to know.
+fn left(fleet: &View) -> Bytes {
+    let of = |amounts: &Amounts| amounts.get(&Resource::Disk).copied();
+    let left = |tenant: Tenant| Some(of(&tenant.quotas)?.saturating_sub(of(&tenant.used).unwrap_or(0)));
+    Bytes(fleet.itself().and_then(left).unwrap_or(0))
 }
 
 /// Adds up what is in use, and what is not.
@@ -100,7 +107,7 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
     if !wanted.keep_microvms {
         for record in api.fleet.list().iter().filter(|record| at_rest(record)) {
             let Ok(microvm) = api.fleet.find(&record.id) else { continue };
-            let place = api.fleet.host().paths.microvm(&record.id);
+            let place = api.fleet.directory(record);
             let size = blocking::<_, ApiError>(move || Ok(below(&place))).await?;
             // One that was started meanwhile stays.
             if microvm.delete(false).await.is_ok() {
@@ -110,7 +117,8 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
         }
     }
     if wanted.volumes {
-        let gone = volumes::prune_all(&api).await?;
+        let fleet = api.fleet.clone();
+        let gone = blocking(move || fleet.prune_volumes()).await?;
         pruned.volumes = gone.volumes;
         pruned.freed = Bytes(pruned.freed.get().saturating_add(gone.freed.get()));
     }
@@ -123,16 +131,19 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
 }
 
 /// Removes images that no microVM needs: those without a name, or all.
-fn prune_images(fleet: &Fleet, all: bool) -> (Vec<String>, u64) {
+fn prune_images(fleet: &View, all: bool) -> (Vec<String>, u64) {
     let used: HashSet<String> = fleet.images_in_use(false);
-    let store = &fleet.host().images;
+    let (others, store) = (fleet.images_of_others(), fleet.images());
     let (mut removed, mut freed) = (Vec::new(), 0_u64);
     for image in store.list() {
         let digest = image.digest.to_string();
-        if used.contains(&digest) || !(all || image.names.is_empty()) {
+        let nameless = image.names.is_empty();
+        if used.contains(&digest) || !(all || nameless) || (nameless && others.contains(&digest)) {
             continue;
         }
-        match store.remove(&digest, |digest| fleet.images_in_use(false).contains(&digest.to_string())) {
+        let in_use = |digest: &Digest| fleet.images_in_use(false).contains(&digest.to_string());
+        let needed = |digest: &Digest| fleet.images_of_others().contains(&digest.to_string());
+        match store.release(&digest, in_use, needed) {
             Ok(gone) => {
                 freed = freed.saturating_add(gone.freed.bytes);
                 removed.push(image.names.first().cloned().unwrap_or(digest));

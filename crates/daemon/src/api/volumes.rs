@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use super::kernels::blocking;
 use super::problem::ApiError;
-use super::{Api, body, idempotency, page, query};
-use crate::fleet::Fleet;
-use crate::network::catalog::TENANT;
+use super::{Api, access, body, idempotency, page, query};
+use crate::fleet::FleetError;
 use crate::state::{Key, StateError};
+use crate::view::View;
 use crate::volumes::VolumeError;
 
 /// Which volumes are wanted.
@@ -28,16 +28,14 @@ struct List {
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let List { limit, after, label } = query(&uri)?;
-    let host = api.fleet.host().clone();
-    let mut volumes = blocking(move || host.volumes.list(&host.state)).await?;
+    let mut volumes = blocking(move || api.fleet.volumes()).await?;
     volumes.retain(|volume| page::labelled(&volume.labels, label.as_deref()));
     Ok(page::of(volumes, |volume: &Volume| volume.name.clone(), page::Wanted { limit, after }, &uri))
 }
 
 /// The answer to the request that has used the key already, if one has.
-fn made(fleet: &Fleet, key: &Key) -> Result<Option<Response>, ApiError> {
-    let host = fleet.host();
-    idempotency::replay(&host.state, key, |id| host.state.volume(TENANT, id).ok())
+fn made(fleet: &View, key: &Key) -> Result<Option<Response>, ApiError> {
+    idempotency::replay(fleet, key, |id| fleet.volume(id).ok())
 }
 
 pub(super) async fn create(
@@ -52,19 +50,16 @@ pub(super) async fn create(
         return Ok(made);
     }
     let spec: VolumeSpec = if bytes.is_empty() { VolumeSpec::default() } else { body(&bytes)? };
-    let (host, used) = (api.fleet.host().clone(), key.clone());
-    let created = blocking::<_, ApiError>(move || {
-        match host.volumes.create(&host.state, spec, used.as_ref()) {
-            Ok(volume) => Ok(Some(volume)),
-            // The same request was answered a moment ago.
-            Err(VolumeError::State(StateError::KeyUsed { .. })) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    let (fleet, used) = (api.fleet.clone(), key.clone());
+    let created = blocking::<_, ApiError>(move || match fleet.create_volume(spec, used.as_ref()) {
+        Ok(volume) => Ok(Some(volume)),
+        // The same request was answered a moment ago.
+        Err(FleetError::Volume(VolumeError::State(StateError::KeyUsed { .. }))) => Ok(None),
+        Err(error) => Err(error.into()),
     });
     match (created.await?, key) {
         (Some(volume), _) => {
-            api.fleet.host().events.volume(&volume, "create");
-            Ok((StatusCode::CREATED, Json(volume)).into_response())
+            Ok((StatusCode::CREATED, access::made("volumes", &volume.name), Json(volume)).into_response())
         }
         (None, key) => {
             let made = key.map(|key| made(&api.fleet, &key)).transpose()?.flatten();
@@ -77,8 +72,7 @@ pub(super) async fn inspect(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Json<Volume>, ApiError> {
-    let host = api.fleet.host().clone();
-    Ok(Json(blocking(move || host.volumes.inspect(&host.state, &name)).await?))
+    Ok(Json(blocking(move || api.fleet.volume(&name)).await?))
 }
 
 /// Makes it larger, while it is in use as well.
@@ -88,42 +82,30 @@ pub(super) async fn update(
     bytes: Bytes,
 ) -> Result<Json<Volume>, ApiError> {
     let VolumePatch { size } = body(&bytes)?;
-    let host = api.fleet.host().clone();
     let volume = {
-        let (host, name) = (host.clone(), name.clone());
-        blocking(move || host.volumes.inspect(&host.state, &name)).await?
+        let fleet = api.fleet.clone();
+        blocking(move || fleet.volume(&name)).await?
     };
     // Asked before anything is changed: nothing is done by halves where that can be known.
-    let users = api.fleet.users_of(&volume.id);
+    let users = api.fleet.users_of_volume(&volume);
     users.iter().try_for_each(|microvm| microvm.may_grow())?;
-    let grown = blocking(move || host.volumes.grow(&host.state, &name, size)).await?;
+    let fleet = api.fleet.clone();
+    let grown = blocking(move || fleet.grow_volume(&volume.name, size)).await?;
+    if grown.size != volume.size {
+        api.fleet.events().volume(&grown, "resize");
+    }
     for microvm in &users {
         microvm.grow(&grown.id, grown.size).await?;
-    }
-    if grown.size != volume.size {
-        api.fleet.host().events.volume(&grown, "resize");
     }
     Ok(Json(grown))
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    let host = api.fleet.host().clone();
-    let removed = blocking(move || host.volumes.remove(&host.state, &name)).await?;
-    api.fleet.host().events.volume(&removed, "remove");
+    blocking(move || api.fleet.remove_volume(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes those that no microVM was made with.
 pub(super) async fn prune(State(api): State<Api>) -> Result<Json<PrunedVolumes>, ApiError> {
-    Ok(Json(prune_all(&api).await?))
-}
-
-/// The same, for a prune of more.
-pub(super) async fn prune_all(api: &Api) -> Result<PrunedVolumes, ApiError> {
-    let host = api.fleet.host().clone();
-    let (pruned, removed) = blocking(move || host.volumes.prune(&host.state)).await?;
-    for volume in &removed {
-        api.fleet.host().events.volume(volume, "remove");
-    }
-    Ok(pruned)
+    Ok(Json(blocking(move || api.fleet.prune_volumes()).await?))
 }

@@ -24,10 +24,15 @@ use crate::capacity::{Promise, Share};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+use crate::tenants::{Tally, quota};
 use crate::volumes::holders::Claim;
 
 /// How long one that an earlier daemon was stopping may take from now on.
 const STOP_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a run has to have before it begins, and gives back at its end: what the host has promised it, what it counts
+/// against its tenant's quotas, its claim on its volumes.
+type Room = (Promise, Tally, Claim);
 
 /// A run, as the actor holds it.
 struct Handle {
@@ -39,16 +44,12 @@ struct Handle {
     began: Instant,
     /// Whether its process has run.
     ran: bool,
-    /// What the host has promised it, and its claim on its volumes.
     _room: Room,
     told: mpsc::Receiver<Told>,
     ended: oneshot::Receiver<(ExitStatus, bool)>,
     /// Who waits for the start to come to something.
     starting: Vec<Reply>,
 }
-
-/// What a run has to have before it begins, and gives back at its end.
-type Room = (Promise, Claim);
 
 pub(super) struct Actor {
     host: Arc<Host>,
@@ -117,9 +118,10 @@ impl Actor {
     fn take_up(&mut self, adopted: Option<Vmm>) {
         if adopted.is_some() {
             let promise = self.host.capacity.count(self.share());
+            let tally = self.host.tenants.runs(&self.record.tenant, quota::of_running(&self.record.spec));
             let who = (self.record.id.as_str(), self.record.name.as_str());
             let claim = self.host.volumes.holders().count(who, &self.record.volumes);
-            self.run(adopted, (promise, claim));
+            self.run(adopted, (promise, tally, claim));
             if self.record.state == State::Stopping {
                 self.order_stop(STOP_AGAIN);
             }
@@ -138,7 +140,7 @@ impl Actor {
     /// Lives until the microVM is removed or the daemon ends.
     pub(super) async fn live(mut self, mut inbox: mpsc::Receiver<(Command, Reply)>) {
         loop {
-            if self.run.is_none() && !self.deleting.is_empty() && self.remove() {
+            if self.run.is_none() && !self.deleting.is_empty() && self.remove(&mut inbox) {
                 return;
             }
             let happened = async {
@@ -176,7 +178,7 @@ impl Actor {
             Command::Restart(grace) => self.restart(grace, reply).await,
             Command::Pause => answer(reply, self.pause().await),
             Command::Unpause => answer(reply, self.unpause().await),
-            Command::Update(patch, revision) => answer(reply, self.update(&patch, revision)),
+            Command::Update(patch, revision) => answer(reply, self.update(&patch, revision).await),
             Command::Signal(number) => {
                 if number == 9 || number == self.resolved.stop_signal {
                     self.record.stop_requested = true;
@@ -260,12 +262,14 @@ impl Actor {
     }
 
     /// Removes what is left of it; whether that was all.
-    fn remove(&mut self) -> bool {
+    fn remove(&mut self, inbox: &mut mpsc::Receiver<(Command, Reply)>) -> bool {
         let files = Files::new(&self.host, &self.record.id);
         // Forgotten first: what a daemon that dies in between leaves is nobody's, and the next one clears it away.
         let forgotten = self.host.state.remove(&self.record.id).map_err(MicrovmError::State);
         let gone = forgotten.is_ok();
         if gone {
+            // Nobody finds or counts it any more by the time that its removal is answered.
+            inbox.close();
             self.tell("destroy", &[]);
         }
         let removed = forgotten.and_then(|()| files.remove().map_err(MicrovmError::Files));

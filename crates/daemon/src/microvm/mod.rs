@@ -39,6 +39,7 @@ use crate::fleet::Host;
 use crate::plan::Resolved;
 use crate::space::NoSpace;
 use crate::state::StateError;
+use crate::tenants::quota::OverQuota;
 use crate::volumes::holders::Held;
 use hull_protocol::transfer::Query;
 
@@ -92,6 +93,12 @@ pub enum NoRoom {
     /// Its disk is full.
     #[error(transparent)]
     Space(#[from] NoSpace),
+    /// One of these, for those who are not to know how much of it there is.
+    #[error("the host has no room for it now: ask for less, or try again later")]
+    Full,
+    /// Its tenant runs as much as it may.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// Another one has its volume.
     #[error(transparent)]
     Held(#[from] Held),
@@ -136,6 +143,7 @@ impl Command {
 /// The handle to a microVM's actor.
 #[derive(Clone)]
 pub struct Microvm {
+    tenant: Arc<str>,
     commands: mpsc::Sender<(Command, Reply)>,
     view: watch::Receiver<Record>,
     output: Arc<Output>,
@@ -183,9 +191,15 @@ impl Microvm {
         let vsock = Files::new(&host, &record.id).vsock().into();
         let execs = Arc::new(Execs::new(record.id.clone(), resolved.process.clone()));
         let streams = (output.clone(), execs.clone());
+        let tenant = record.tenant.as_str().into();
         let (actor, view) = Actor::new(host, record, resolved, streams, adopted);
         tokio::spawn(actor.live(inbox));
-        Self { commands, view, output, execs, vsock }
+        Self { tenant, commands, view, output, execs, vsock }
+    }
+
+    /// Whose it is.
+    pub fn tenant(&self) -> &str {
+        &self.tenant
     }
 
     /// Its record as of now.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use hull_protocol::api::{Card, Network, NetworkSpec, Refused};
+use hull_protocol::api::{Amounts, Card, HOST_TENANT, Network, NetworkSpec, Refused, Resource};
 use hull_protocol::network::{Attachment, DEFAULT_NETWORK, HOST_LESS_NETWORK, Mac, NetworkingSpec};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -16,13 +16,29 @@ use super::host::Inner;
 use super::links::PREFIX;
 use super::ruleset::TABLE;
 use super::subnet::{self, Taken};
-use super::{HostNetworks, NetworkError, address, elements, wishes};
+use super::{HostNetworks, NetworkError, address, elements, firewall, wishes};
 use crate::clock::rfc3339;
 use crate::microvm::chain;
 use crate::state::{State, StateError, Wish};
+use crate::tenants::Tenants;
 
-/// Whose everything is until there are others.
-pub const TENANT: &str = "default";
+/// For whom a network is.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Where its quotas are.
+    pub tenants: &'a Tenants,
+}
+
+impl Owner<'_> {
+    fn is_host(self) -> bool {
+        self.tenant == HOST_TENANT
+    }
+}
+
+/// Who has a subnet that is another tenant's, or the host's.
+const NOBODYS_BUSINESS: &str = "";
 /// The MTU of a network whose user did not say.
 const MTU: u16 = 1500;
 
@@ -31,20 +47,25 @@ impl HostNetworks {
     ///
     /// # Errors
     /// When it cannot be; nothing is left of it then.
-    pub async fn create(&self, state: &State, spec: NetworkSpec) -> Result<Network, NetworkError> {
+    pub async fn create(
+        &self,
+        state: &State,
+        owner: Owner<'_>,
+        spec: NetworkSpec,
+    ) -> Result<Network, NetworkError> {
         wishes::network(&spec)?;
         let mut inner = self.lock().await;
         inner.enter(state).await?;
-        create(&mut inner, state, spec).await
+        create(&mut inner, state, owner, spec).await
     }
 
     /// Removes a network that nobody is on.
     ///
     /// # Errors
     /// When somebody is, or there is none.
-    pub async fn remove(&self, state: &State, name: &str) -> Result<(), NetworkError> {
+    pub async fn remove(&self, state: &State, tenant: &str, name: &str) -> Result<(), NetworkError> {
         let mut inner = self.lock().await;
-        let network = find(state, name)?;
+        let network = find(state, tenant, name)?;
         inner.enter(state).await?;
         state.remove_network(&network)?;
         inner.unmake(state, &network).await
@@ -54,10 +75,16 @@ impl HostNetworks {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn inspect(&self, state: &State, name: &str) -> Result<Network, NetworkError> {
-        let mut network = find(state, name)?;
+    pub async fn inspect(&self, state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError> {
+        let mut network = find(state, tenant, name)?;
         network.members = state.members(&network.id)?;
-        let inner = self.lock().await;
+        let mut inner = self.lock().await;
+        inner.take_back(state).await?;
+        network.plain = state.lent()?;
+        network.plain.retain(|card| card.network_id == network.id);
+        if let Some((_, nft)) = inner.tools().filter(|_| !network.internal) {
+            network.notices = firewall::obstacles(nft).await?;
+        }
         let counters = counters(&inner, "inet").await?;
         network.refused = counters.get(&elements::network_counter(&network.id)).copied();
         Ok(network)
@@ -89,6 +116,7 @@ impl HostNetworks {
     pub async fn wishes(
         &self,
         state: &State,
+        owner: Owner<'_>,
         spec: &NetworkingSpec,
     ) -> Result<(Vec<Wish>, Vec<String>), NetworkError> {
         wishes::networking(spec)?;
@@ -99,7 +127,7 @@ impl HostNetworks {
         let mut inner = self.lock().await;
         let mut found = Vec::new();
         for attachment in &attachments {
-            match wish(&mut inner, state, attachment).await {
+            match wish(&mut inner, state, owner, attachment).await {
                 Ok(wish) => found.push(wish),
                 Err(error) if !explicit && error.is_of_host() => {
                     let notice = format!("it runs without a network: {}", chain(&error));
@@ -118,23 +146,25 @@ impl HostNetworks {
     }
 }
 
-/// The network of this name or id.
-fn find(state: &State, name: &str) -> Result<Network, NetworkError> {
-    let networks = state.networks()?;
-    let named = networks.iter().find(|network| network.tenant == TENANT && network.name == name);
+/// The tenant's network of this name or id.
+pub(super) fn find(state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError> {
+    let mut networks = state.networks()?;
+    networks.retain(|network| network.tenant == tenant);
+    let named = networks.iter().find(|network| network.name == name);
     let found = named.or_else(|| networks.iter().find(|network| network.id == name));
     found.cloned().ok_or_else(|| StateError::NoNetwork(name.to_owned()).into())
 }
 
 /// What an attachment comes to. The networks that exist by themselves are made when they are first asked for.
-async fn wish(
+pub(super) async fn wish(
     inner: &mut Inner,
     state: &State,
+    owner: Owner<'_>,
     attachment: &Attachment,
 ) -> Result<(Wish, Network), NetworkError> {
     let name = attachment.network.as_str();
     inner.enter(state).await?;
-    let network = match find(state, name) {
+    let network = match find(state, owner.tenant, name) {
         Err(NetworkError::State(StateError::NoNetwork(_)))
             if [DEFAULT_NETWORK, HOST_LESS_NETWORK].contains(&name) =>
         {
@@ -143,7 +173,7 @@ async fn wish(
                 internal: name == HOST_LESS_NETWORK,
                 ..NetworkSpec::default()
             };
-            create(inner, state, spec).await?
+            create(inner, state, owner, spec).await?
         }
         found => found?,
     };
@@ -157,8 +187,13 @@ async fn wish(
     Ok((wish, network))
 }
 
-async fn create(inner: &mut Inner, state: &State, spec: NetworkSpec) -> Result<Network, NetworkError> {
-    let network = resolve(inner, state, spec).await?;
+async fn create(
+    inner: &mut Inner,
+    state: &State,
+    owner: Owner<'_>,
+    spec: NetworkSpec,
+) -> Result<Network, NetworkError> {
+    let network = resolve(inner, state, owner, spec).await?;
     state.insert_network(&network)?;
     if let Err(error) = inner.make(state, &network).await {
         // Nothing half-made: what there is of it is nobody's, and removed when all is made anew.
@@ -178,38 +213,50 @@ async fn create(inner: &mut Inner, state: &State, spec: NetworkSpec) -> Result<N
 }
 
 /// A network as its user wants it, with what was left open chosen.
-async fn resolve(inner: &Inner, state: &State, spec: NetworkSpec) -> Result<Network, NetworkError> {
+async fn resolve(
+    inner: &Inner,
+    state: &State,
+    owner: Owner<'_>,
+    spec: NetworkSpec,
+) -> Result<Network, NetworkError> {
     let known = state.networks()?;
-    if known.iter().any(|network| network.tenant == TENANT && network.name == spec.name) {
+    let own = || known.iter().filter(|network| network.tenant == owner.tenant);
+    if own().any(|network| network.name == spec.name) {
         return Err(StateError::NetworkTaken(spec.name).into());
     }
+    let of = |number: u64| Amounts::from([(Resource::Networks, number)]);
+    owner.tenants.admit(owner.tenant, &of(own().count() as u64), &of(1))?;
     let mut taken: Vec<Taken> = Vec::new();
     for network in &known {
-        let by = format!("the network {}", network.name);
+        let theirs = network.tenant != owner.tenant;
+        let by = if theirs { NOBODYS_BUSINESS.into() } else { format!("the network {}", network.name) };
         let subnets = [&network.subnet, &network.subnet6];
         taken.extend(
             subnets.iter().filter_map(|text| Some(Taken { subnet: text.parse().ok()?, by: by.clone() })),
         );
     }
     if let Some((links, _)) = inner.tools() {
-        taken.extend(links.routes().await?);
+        let routes = links.routes().await?;
+        let hidden = |taken: Taken| Taken { by: NOBODYS_BUSINESS.into(), ..taken };
+        taken.extend(routes.into_iter().map(|taken| if owner.is_host() { taken } else { hidden(taken) }));
     }
     let subnet = match &spec.subnet {
         Some(text) => subnet::parse4(text)?,
-        None => subnet::choose(spec.name == DEFAULT_NETWORK, &taken)?,
+        None => subnet::choose(owner.is_host() && spec.name == DEFAULT_NETWORK, &taken)?,
     };
     let subnet6 = match &spec.subnet6 {
         Some(text) => subnet::parse6(text)?,
         None => subnet::choose6(random()),
     };
-    subnet::check(IpNet::V4(subnet), &taken)?;
-    subnet::check(IpNet::V6(subnet6), &taken)?;
+    for wanted in [IpNet::V4(subnet), IpNet::V6(subnet6)] {
+        subnet::check(wanted, &taken).map_err(unnamed)?;
+    }
     let id = crate::fleet::new_id();
     Ok(Network {
         bridge: format!("{PREFIX}{}", id.get(..8).unwrap_or(&id)),
         id,
         name: spec.name,
-        tenant: TENANT.into(),
+        tenant: owner.tenant.into(),
         subnet: subnet.to_string(),
         gateway: address::pool4(subnet).0,
         subnet6: subnet6.to_string(),
@@ -221,7 +268,17 @@ async fn resolve(inner: &Inner, state: &State, spec: NetworkSpec) -> Result<Netw
         created_at: rfc3339(SystemTime::now()),
         members: Vec::new(),
         refused: None,
+        plain: Vec::new(),
+        notices: Vec::new(),
     })
+}
+
+/// Does not tell whose a subnet is, where that is nobody's business.
+fn unnamed(error: NetworkError) -> NetworkError {
+    match error {
+        NetworkError::Overlap { wanted, by, .. } if by == NOBODYS_BUSINESS => NetworkError::Occupied(wanted),
+        error => error,
+    }
 }
 
 fn random<const N: usize>() -> [u8; N] {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::nft::NftError;
 use crate::state::StateError;
+use crate::tenants::quota::OverQuota;
 
 /// Why a network cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,12 @@ pub enum NetworkError {
         /// Whose it is.
         by: String,
     },
+    /// A subnet that somebody has.
+    #[error("the subnet {0} is in use on this host: choose another")]
+    Occupied(IpNet),
+    /// Its tenant has as many as it may.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// No subnet is free.
     #[error("no private subnet is free on this host: give one with --subnet, or remove networks")]
     NoSubnet,

@@ -1,16 +1,17 @@
 //! Volumes, and which microVMs were made with which, in the state.
 //!
-//! Owner: the state, in transactions. Invariants: a microVM is made with volumes that are there; a volume with which one
-//! was made stays until that has gone.
+//! Owner: the state, in transactions. Invariants: a microVM is made with volumes of its own tenant's that are there; a
+//! volume with which one was made stays until that has gone.
 
 use hull_protocol::api::{Microvm, Volume, VolumeUser};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Transaction, params};
 
-use super::{Key, State, StateError, some_of, use_key};
+use super::{Key, State, StateError, some_of, unique, use_key};
 
 pub(super) const TABLES: &str = "
 CREATE TABLE volumes (
-    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, UNIQUE (tenant, name)
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL REFERENCES tenants (name), name TEXT NOT NULL, record TEXT NOT NULL,
+    UNIQUE (tenant, name)
 ) STRICT;
 CREATE TABLE volume_users (
     microvm TEXT NOT NULL REFERENCES microvms (id) ON DELETE CASCADE,
@@ -26,10 +27,16 @@ impl State {
     /// # Errors
     /// When they cannot be read.
     pub fn volumes(&self) -> Result<Vec<Volume>, StateError> {
-        let connection = self.lock();
-        let mut query = connection.prepare("SELECT record FROM volumes ORDER BY rowid")?;
-        let records: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        records.iter().map(|record| Ok(serde_json::from_str(record)?)).collect()
+        read(&self.lock(), "SELECT record FROM volumes ORDER BY rowid", [])
+    }
+
+    /// Every volume of a tenant's, in the order they were made.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn volumes_of(&self, tenant: &str) -> Result<Vec<Volume>, StateError> {
+        let query = "SELECT record FROM volumes WHERE tenant = ?1 ORDER BY rowid";
+        read(&self.lock(), query, params![tenant])
     }
 
     /// The volume of a tenant's with this name, else the one with this id.
@@ -56,13 +63,13 @@ impl State {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         if let Some(key) = key {
-            use_key(&transaction, key, &volume.id)?;
+            use_key(&transaction, key, (&volume.tenant, &volume.id))?;
         }
         let written = transaction.execute(
             "INSERT INTO volumes (id, tenant, name, record) VALUES (?1, ?2, ?3, ?4)",
             params![volume.id, volume.tenant, volume.name, serde_json::to_string(volume)?],
         );
-        constrained(written, || StateError::VolumeTaken(volume.name.clone()))?;
+        unique(written, &volume.tenant, || StateError::VolumeTaken(volume.name.clone()))?;
         Ok(transaction.commit()?)
     }
 
@@ -103,14 +110,10 @@ impl State {
     }
 }
 
-fn constrained(written: rusqlite::Result<usize>, why: impl FnOnce() -> StateError) -> Result<(), StateError> {
-    match written {
-        Ok(_) => Ok(()),
-        Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-            Err(why())
-        }
-        Err(error) => Err(error.into()),
-    }
+fn read(connection: &Connection, query: &str, of: impl Params) -> Result<Vec<Volume>, StateError> {
+    let mut query = connection.prepare(query)?;
+    let records: Vec<String> = query.query_map(of, |row| row.get(0))?.collect::<Result<_, _>>()?;
+    records.iter().map(|record| Ok(serde_json::from_str(record)?)).collect()
 }
 
 fn users(connection: &Connection, volume: &str) -> Result<Vec<VolumeUser>, StateError> {
@@ -128,11 +131,14 @@ fn users(connection: &Connection, volume: &str) -> Result<Vec<VolumeUser>, State
 pub(super) fn remember_uses(transaction: &Transaction<'_>, microvm: &Microvm) -> Result<(), StateError> {
     for volume in &microvm.volumes {
         let written = transaction.execute(
-            "INSERT INTO volume_users (microvm, volume, read_only) VALUES (?1, ?2, ?3)",
-            params![microvm.id, volume.id, volume.read_only],
-        );
+            "INSERT INTO volume_users (microvm, volume, read_only) \
+             SELECT ?1, id, ?3 FROM volumes WHERE id = ?2 AND tenant = ?4",
+            params![microvm.id, volume.id, volume.read_only, microvm.tenant],
+        )?;
         // It was removed a moment ago.
-        constrained(written, || StateError::NoVolume(volume.name.clone()))?;
+        if written == 0 {
+            return Err(StateError::NoVolume(volume.name.clone()));
+        }
     }
     Ok(())
 }
@@ -151,13 +157,17 @@ mod tests {
         Volume {
             id: id.into(),
             name: name.into(),
-            tenant: "t".into(),
+            tenant: "default".into(),
             size: Bytes::mib(16),
             labels: Default::default(),
             created_at: "2026-01-01T00:00:00Z".into(),
             used: None,
             users: Vec::new(),
         }
+    }
+
+    fn acme(state: &State) {
+        state.write_tenant(&serde_json::from_str(r#"{"name":"acme"}"#).unwrap()).unwrap();
     }
 
     #[test]
@@ -181,9 +191,16 @@ mod tests {
         state.remove("1").unwrap();
         state.remove_volume(&data).unwrap();
         // Whoever was about to use it is refused, and nothing is left of the attempt.
-        let late = state.insert(&mut Microvm { volumes: uses, ..microvm("2", "late") }, &[], None);
-        assert!(matches!(late, Err(StateError::NoVolume(name)) if name == "data"));
+        let mut late = Microvm { volumes: uses, ..microvm("2", "late") };
+        let refused = state.insert(&mut late, &[], None);
+        assert!(matches!(refused, Err(StateError::NoVolume(name)) if name == "data"));
+        // As it would be if it were another tenant's.
+        acme(&state);
+        state.insert_volume(&Volume { tenant: "acme".into(), ..data }, None).unwrap();
+        let refused = state.insert(&mut late, &[], None);
+        assert!(matches!(refused, Err(StateError::NoVolume(name)) if name == "data"));
         assert_eq!(state.microvms().unwrap(), []);
+        assert_eq!(state.remove_tenant("acme").unwrap(), Err((0, 0, 1)));
     }
 
     #[test]
@@ -194,12 +211,17 @@ mod tests {
         state.insert_volume(&volume("v1", "data"), Some(&key)).unwrap();
         let taken = state.insert_volume(&volume("v2", "data"), None);
         assert!(matches!(taken, Err(StateError::VolumeTaken(_))));
-        state.insert_volume(&Volume { tenant: "u".into(), ..volume("v2", "data") }, None).unwrap();
+        let other = Volume { tenant: "acme".into(), ..volume("v2", "data") };
+        let nobodys = state.insert_volume(&other, None);
+        assert!(matches!(nobodys, Err(StateError::NoTenant(name)) if name == "acme"));
+        acme(&state);
+        state.insert_volume(&other, Some(&key)).unwrap();
+        assert_eq!(state.volumes_of("acme").unwrap(), [other]);
         let again = state.insert_volume(&volume("v3", "other"), Some(&key));
         assert!(matches!(again, Err(StateError::KeyUsed { same: true, .. })));
-        assert_eq!(state.volume("t", "data").unwrap().id, "v1");
-        assert_eq!(state.volume("t", "v1").unwrap().name, "data");
-        assert!(matches!(state.volume("t", "v2"), Err(StateError::NoVolume(_))));
+        assert_eq!(state.volume("default", "data").unwrap().id, "v1");
+        assert_eq!(state.volume("default", "v1").unwrap().name, "data");
+        assert!(matches!(state.volume("default", "v2"), Err(StateError::NoVolume(_))));
         let larger = Volume { size: Bytes::gib(1), ..volume("v1", "data") };
         state.update_volume(&larger).unwrap();
         assert_eq!(state.volumes().unwrap()[0], larger);

@@ -3,7 +3,7 @@
 //! Owner: the API's handlers and the runs, on blocking threads. Invariants: a volume's file is whole and on disk before
 //! its record is, and its record has gone before its file goes: a daemon that dies between the two leaves a file of
 //! nobody's, which the next one clears away; the host never mounts what a guest has written; a file that is handed to a
-//! VMM is locked for as long as that has it, whichever daemon asks.
+//! VMM is locked for as long as that has it, whichever daemon asks; a volume is found by its own tenant alone.
 
 pub mod holders;
 
@@ -11,10 +11,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use hull_protocol::api::{PrunedVolumes, Volume, VolumeSpec, VolumeUse};
+use hull_protocol::api::{Amounts, PrunedVolumes, Volume, VolumeSpec, VolumeUse};
 use hull_protocol::units::{Bytes, MIB};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -23,10 +23,10 @@ use self::holders::Holders;
 use crate::clock::rfc3339;
 use crate::disk::{self, DISK_MAX, DiskError};
 use crate::fleet::{BadName, check_name, new_id};
-use crate::network::catalog::TENANT;
 use crate::plan::{DISK_DEFAULT, WantedVolume};
 use crate::space::{self, NoSpace};
 use crate::state::{Key, State, StateError};
+use crate::tenants::quota::{self, OverQuota};
 
 /// Why a volume could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,9 @@ pub enum VolumeError {
     /// Its disk could not be made.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Its tenant has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// The host has no room for more.
     #[error(transparent)]
     Space(#[from] NoSpace),
@@ -70,8 +73,23 @@ pub enum VolumeError {
 pub struct Volumes {
     directory: PathBuf,
     holders: Holders,
-    /// Held while the size of one is changed.
-    growing: Mutex<()>,
+}
+
+/// For whom volumes are made and grown.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Held while what its tenants have becomes more.
+    pub counting: &'a Mutex<()>,
+    /// Judges whether the tenant may have so much more.
+    pub judge: &'a dyn Fn(&Amounts) -> Result<(), VolumeError>,
+}
+
+impl Owner<'_> {
+    fn count(&self) -> MutexGuard<'_, ()> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a new microVM gets, and what was made for it.
@@ -86,7 +104,7 @@ pub struct Found {
 impl Volumes {
     /// Those with files below the daemon's data directory.
     pub fn new(data: &Path) -> Self {
-        Self { directory: data.join("volumes"), holders: Holders::default(), growing: Mutex::default() }
+        Self { directory: data.join("volumes"), holders: Holders::default() }
     }
 
     /// Who has them.
@@ -112,35 +130,43 @@ impl Volumes {
     ///
     /// # Errors
     /// When it cannot be; nothing is left of it then.
-    pub fn create(&self, state: &State, spec: VolumeSpec, key: Option<&Key>) -> Result<Volume, VolumeError> {
+    pub fn create(
+        &self,
+        state: &State,
+        owner: Owner<'_>,
+        spec: VolumeSpec,
+        key: Option<&Key>,
+    ) -> Result<Volume, VolumeError> {
         let id = new_id();
         let name = spec.name.unwrap_or_else(|| id.clone());
         check_name(&name)?;
-        match state.volume(TENANT, &name) {
+        match state.volume(owner.tenant, &name) {
             Err(StateError::NoVolume(_)) => {}
             Ok(_) => return Err(StateError::VolumeTaken(name).into()),
             Err(error) => return Err(error.into()),
         }
+        let size = whole(spec.size.unwrap_or(DISK_DEFAULT));
+        // Before anything is made for it, too.
+        (owner.judge)(&quota::of_volume(size))?;
         let place = |error| VolumeError::Io(self.directory.clone(), error);
         disk::private_directory(&self.directory).map_err(place)?;
         space::check(&self.directory)?;
-        let size = whole(spec.size.unwrap_or(DISK_DEFAULT));
         disk::make(&self.path(&id), size)?;
         let volume = Volume {
             id,
             name,
-            tenant: TENANT.into(),
+            tenant: owner.tenant.to_owned(),
             size,
             labels: spec.labels,
             created_at: rfc3339(SystemTime::now()),
             used: None,
             users: Vec::new(),
         };
-        if let Err(error) = state.insert_volume(&volume, key) {
+        if let Err(error) = keep(state, owner, &volume, key) {
             self.remove_file(&volume)?;
-            return Err(error.into());
+            return Err(error);
         }
-        tracing::info!("volume {}: {}", volume.name, volume.size);
+        tracing::info!("volume {} of {}: {}", volume.name, volume.tenant, volume.size);
         Ok(volume)
     }
 
@@ -148,10 +174,15 @@ impl Volumes {
     ///
     /// # Errors
     /// When one cannot be had; none was made then.
-    pub fn find_or_make(&self, state: &State, wanted: &[WantedVolume]) -> Result<Found, VolumeError> {
+    pub fn find_or_make(
+        &self,
+        state: &State,
+        owner: Owner<'_>,
+        wanted: &[WantedVolume],
+    ) -> Result<Found, VolumeError> {
         let mut found = Found::default();
         for wish in wanted {
-            match self.find_or_make_one(state, wish, &mut found.made) {
+            match self.find_or_make_one(state, owner, wish, &mut found.made) {
                 Ok(volume) => {
                     found.uses.push(VolumeUse { id: volume.id, name: volume.name, read_only: wish.read_only })
                 }
@@ -167,21 +198,22 @@ impl Volumes {
     fn find_or_make_one(
         &self,
         state: &State,
+        owner: Owner<'_>,
         wish: &WantedVolume,
         made: &mut Vec<Volume>,
     ) -> Result<Volume, VolumeError> {
-        match state.volume(TENANT, &wish.name) {
+        match state.volume(owner.tenant, &wish.name) {
             Err(StateError::NoVolume(_)) => {}
             found => return Ok(found?),
         }
         let spec = VolumeSpec { name: Some(wish.name.clone()), size: wish.size, ..VolumeSpec::default() };
-        match self.create(state, spec, None) {
+        match self.create(state, owner, spec, None) {
             Ok(volume) => {
                 made.push(volume.clone());
                 Ok(volume)
             }
             // Somebody was faster.
-            Err(VolumeError::State(StateError::VolumeTaken(name))) => Ok(state.volume(TENANT, &name)?),
+            Err(VolumeError::State(StateError::VolumeTaken(name))) => Ok(state.volume(owner.tenant, &name)?),
             Err(error) => Err(error),
         }
     }
@@ -197,22 +229,22 @@ impl Volumes {
         }
     }
 
-    /// Every volume, with what it takes of the host's disk.
+    /// Every volume of a tenant's, with what it takes of the host's disk.
     ///
     /// # Errors
     /// When the state fails.
-    pub fn list(&self, state: &State) -> Result<Vec<Volume>, VolumeError> {
-        let mut volumes = state.volumes()?;
+    pub fn list(&self, state: &State, tenant: &str) -> Result<Vec<Volume>, VolumeError> {
+        let mut volumes = state.volumes_of(tenant)?;
         volumes.iter_mut().for_each(|volume| volume.used = Some(self.used(volume)));
         Ok(volumes)
     }
 
-    /// One volume, with those who use it.
+    /// One volume of a tenant's, with those who use it.
     ///
     /// # Errors
     /// When there is none.
-    pub fn inspect(&self, state: &State, name: &str) -> Result<Volume, VolumeError> {
-        let mut volume = state.volume(TENANT, name)?;
+    pub fn inspect(&self, state: &State, tenant: &str, name: &str) -> Result<Volume, VolumeError> {
+        let mut volume = state.volume(tenant, name)?;
         volume.used = Some(self.used(&volume));
         volume.users = state.volume_users(&volume.id)?;
         for user in &mut volume.users {
@@ -226,12 +258,12 @@ impl Volumes {
         Bytes(blocks.saturating_mul(512))
     }
 
-    /// Removes a volume that no microVM was made with.
+    /// Removes a tenant's volume that no microVM was made with.
     ///
     /// # Errors
     /// When one was, or there is none of that name.
-    pub fn remove(&self, state: &State, name: &str) -> Result<Volume, VolumeError> {
-        let volume = state.volume(TENANT, name)?;
+    pub fn remove(&self, state: &State, tenant: &str, name: &str) -> Result<Volume, VolumeError> {
+        let volume = state.volume(tenant, name)?;
         self.remove_volume(state, &volume)?;
         Ok(volume)
     }
@@ -249,13 +281,13 @@ impl Volumes {
         }
     }
 
-    /// Removes every volume that no microVM was made with.
+    /// Removes every volume of a tenant's that no microVM was made with.
     ///
     /// # Errors
     /// When the state fails.
-    pub fn prune(&self, state: &State) -> Result<(PrunedVolumes, Vec<Volume>), VolumeError> {
+    pub fn prune(&self, state: &State, tenant: &str) -> Result<(PrunedVolumes, Vec<Volume>), VolumeError> {
         let (mut pruned, mut removed) = (PrunedVolumes::default(), Vec::new());
-        for volume in state.volumes()?.into_iter().filter(|volume| volume.tenant == TENANT) {
+        for volume in state.volumes_of(tenant)? {
             let used = self.used(&volume);
             match self.remove_volume(state, &volume) {
                 Ok(()) => {
@@ -274,9 +306,15 @@ impl Volumes {
     ///
     /// # Errors
     /// When it is larger already, or the host cannot have it.
-    pub fn grow(&self, state: &State, name: &str, wanted: Bytes) -> Result<Volume, VolumeError> {
-        let _alone = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut volume = state.volume(TENANT, name)?;
+    pub fn grow(
+        &self,
+        state: &State,
+        owner: Owner<'_>,
+        name: &str,
+        wanted: Bytes,
+    ) -> Result<Volume, VolumeError> {
+        let counted = owner.count();
+        let mut volume = state.volume(owner.tenant, name)?;
         let size = whole(wanted);
         if size < volume.size {
             return Err(VolumeError::Shrinks { name: volume.name, size: volume.size, wanted });
@@ -285,19 +323,22 @@ impl Volumes {
             return Err(DiskError::Size(wanted).into());
         }
         space::check(&self.directory)?;
+        (owner.judge)(&quota::more_disk(Bytes(size.get().saturating_sub(volume.size.get()))))?;
         // The file first: one that is larger than its record is no harm, and the next try finds it so.
         let path = self.path(&volume.id);
         let file = OpenOptions::new().write(true).open(&path);
         let grown = file.and_then(|file| {
             if file.metadata()?.len() < size.get() {
                 file.set_len(size.get())?;
-                file.sync_all()?;
             }
-            Ok(())
+            Ok(file)
         });
-        grown.map_err(|error| VolumeError::Io(path, error))?;
+        let file = grown.map_err(|error| VolumeError::Io(path.clone(), error))?;
         volume.size = size;
         state.update_volume(&volume)?;
+        // What its guest has written may take long to get to the disk, and others wait to be counted.
+        drop(counted);
+        file.sync_all().map_err(|error| VolumeError::Io(path, error))?;
         Ok(volume)
     }
 
@@ -329,6 +370,13 @@ impl Volumes {
         let size = |volume: &VolumeUse| self.path(&volume.id).metadata().map_or(0, |metadata| metadata.len());
         Bytes(uses.iter().filter(|volume| !volume.read_only).map(size).fold(0, u64::saturating_add))
     }
+}
+
+/// Writes the record of a volume whose file is there, if its owner may have it.
+fn keep(state: &State, owner: Owner<'_>, volume: &Volume, key: Option<&Key>) -> Result<(), VolumeError> {
+    let _counted = owner.count();
+    (owner.judge)(&quota::of_volume(volume.size))?;
+    Ok(state.insert_volume(volume, key)?)
 }
 
 /// Rounded up to whole MiB; what is too large stays too large.

@@ -3,25 +3,41 @@
 
 use std::process::Command;
 
+use hull_protocol::api::{HOST_TENANT, Resource};
+
 use super::*;
 
 struct World {
     dir: tempfile::TempDir,
     state: State,
     volumes: Volumes,
+    counting: Mutex<()>,
+}
+
+/// Whoever may have whatever it wants.
+fn owner(counting: &Mutex<()>) -> Owner<'_> {
+    Owner { tenant: HOST_TENANT, counting, judge: &|_| Ok(()) }
 }
 
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let state = State::open(&dir.path().join("state.db")).unwrap();
     let volumes = Volumes::new(dir.path());
-    World { dir, state, volumes }
+    World { dir, state, volumes, counting: Mutex::default() }
 }
 
 impl World {
     fn create(&self, name: &str, size: Bytes) -> Result<Volume, VolumeError> {
         let spec = VolumeSpec { name: Some(name.into()), size: Some(size), ..VolumeSpec::default() };
-        self.volumes.create(&self.state, spec, None)
+        self.volumes.create(&self.state, owner(&self.counting), spec, None)
+    }
+
+    fn grow(&self, name: &str, size: Bytes) -> Result<Volume, VolumeError> {
+        self.volumes.grow(&self.state, owner(&self.counting), name, size)
+    }
+
+    fn find_or_make(&self, wanted: &[WantedVolume]) -> Result<Found, VolumeError> {
+        self.volumes.find_or_make(&self.state, owner(&self.counting), wanted)
     }
 
     fn files(&self) -> usize {
@@ -41,21 +57,18 @@ fn a_volume_is_a_sparse_sound_file_of_whole_mebibytes_that_grows_and_never_shrin
     let path = world.volumes.path(&volume.id);
     let checked = Command::new("e2fsck").arg("-fn").arg(&path).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
-    let shown = world.volumes.inspect(&world.state, "data").unwrap();
+    let shown = world.volumes.inspect(&world.state, HOST_TENANT, "data").unwrap();
     assert!(shown.used.unwrap() < Bytes::mib(64) && shown.users.is_empty());
     // It can be grown while it is mounted: there is room for more group descriptors.
     let header = Command::new("dumpe2fs").arg("-h").arg(&path).output().unwrap();
     assert!(String::from_utf8_lossy(&header.stdout).contains("resize_inode"));
-    let grown = world.volumes.grow(&world.state, &volume.id, Bytes::gib(3)).unwrap();
+    let grown = world.grow(&volume.id, Bytes::gib(3)).unwrap();
     assert_eq!((grown.size, path.metadata().unwrap().len()), (Bytes::gib(3), 3 << 30));
-    assert_eq!(world.volumes.grow(&world.state, "data", Bytes::gib(3)).unwrap(), grown);
-    let refused = world.volumes.grow(&world.state, "data", Bytes::gib(1)).unwrap_err();
+    assert_eq!(world.grow("data", Bytes::gib(3)).unwrap(), grown);
+    let refused = world.grow("data", Bytes::gib(1)).unwrap_err();
     assert!(matches!(refused, VolumeError::Shrinks { .. }), "{refused}");
     for size in [Bytes(u64::MAX), Bytes::gib(1 << 20)] {
-        assert!(matches!(
-            world.volumes.grow(&world.state, "data", size),
-            Err(VolumeError::Disk(DiskError::Size(_)))
-        ));
+        assert!(matches!(world.grow("data", size), Err(VolumeError::Disk(DiskError::Size(_)))));
     }
 }
 
@@ -73,15 +86,15 @@ fn what_cannot_be_leaves_nothing_behind() {
     assert_eq!(world.files(), 1);
     let wish = |name: &str, size| WantedVolume { name: name.into(), read_only: false, size };
     let wanted = [wish("new", Some(Bytes::mib(16))), wish("bad", Some(Bytes(1)))];
-    world.volumes.find_or_make(&world.state, &wanted).unwrap_err();
+    world.find_or_make(&wanted).unwrap_err();
     assert_eq!((world.files(), world.state.volumes().unwrap().len()), (1, 1));
-    let found = world.volumes.find_or_make(&world.state, &[wish("data", None), wanted[0].clone()]).unwrap();
+    let found = world.find_or_make(&[wish("data", None), wanted[0].clone()]).unwrap();
     assert_eq!((found.uses.len(), found.made.len()), (2, 1));
     assert!(found.made[0].name == "new" && found.uses[0].name == "data");
-    let (pruned, _) = world.volumes.prune(&world.state).unwrap();
+    let (pruned, _) = world.volumes.prune(&world.state, HOST_TENANT).unwrap();
     assert_eq!((pruned.volumes, world.files()), (vec!["data".to_owned(), "new".to_owned()], 0));
     assert!(matches!(
-        world.volumes.remove(&world.state, "data"),
+        world.volumes.remove(&world.state, HOST_TENANT, "data"),
         Err(VolumeError::State(StateError::NoVolume(_)))
     ));
 }
@@ -104,4 +117,60 @@ fn a_file_is_locked_whoever_asks() {
     io::Write::write_all(&mut reader, b"x").unwrap_err();
     drop(readers);
     world.volumes.open(&[usage(&volume, false)]).unwrap();
+}
+
+#[test]
+fn what_a_quota_refuses_is_neither_made_nor_grown() {
+    let world = world();
+    let most = Bytes::mib(40).get();
+    let judge = |wanted: &Amounts| {
+        let used = quota::of_volumes(&world.state.volumes_of(HOST_TENANT)?);
+        Ok(quota::fits(&[(Resource::Disk, most), (Resource::Volumes, 2)].into(), &used, wanted)?)
+    };
+    let owner = Owner { judge: &judge, ..owner(&world.counting) };
+    let create = |name: &str, size| {
+        let spec = VolumeSpec { name: Some(name.into()), size: Some(size), ..VolumeSpec::default() };
+        world.volumes.create(&world.state, owner, spec, None)
+    };
+    let grow = |size| world.volumes.grow(&world.state, owner, "data", size);
+    let over = |refused: Result<Volume, VolumeError>, of| {
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(&refused, VolumeError::Quota(OverQuota { resource, .. }) if *resource == of),
+            "{refused}"
+        );
+    };
+    over(create("data", Bytes::mib(41)), Resource::Disk);
+    let data = create("data", Bytes::mib(16)).unwrap();
+    over(create("more", Bytes::mib(25)), Resource::Disk);
+    over(grow(Bytes::mib(41)), Resource::Disk);
+    assert_eq!(world.volumes.path(&data.id).metadata().unwrap().len(), 16 << 20);
+    create("more", Bytes::mib(16)).unwrap();
+    over(create("third", Bytes::mib(16)), Resource::Disk);
+    world.volumes.remove(&world.state, HOST_TENANT, "more").unwrap();
+    // What it has already does not count twice.
+    assert_eq!(grow(Bytes::mib(40)).unwrap().size, Bytes::mib(40));
+    assert_eq!(grow(Bytes::mib(40)).unwrap().size, Bytes::mib(40));
+    assert_eq!(world.files(), 1);
+}
+
+#[test]
+fn of_many_at_once_as_many_are_made_as_may_be() {
+    let world = world();
+    let create = |number: usize| {
+        let judge = |wanted: &Amounts| {
+            let used = quota::of_volumes(&world.state.volumes_of(HOST_TENANT)?);
+            Ok(quota::fits(&[(Resource::Volumes, 3)].into(), &used, wanted)?)
+        };
+        let owner = Owner { judge: &judge, ..owner(&world.counting) };
+        let size = Some(Bytes::mib(16));
+        let spec = VolumeSpec { name: Some(format!("v{number}")), size, ..VolumeSpec::default() };
+        world.volumes.create(&world.state, owner, spec, None).is_ok()
+    };
+    let made = std::thread::scope(|scope| {
+        let create = &create;
+        let all: Vec<_> = (0..8).map(|number| scope.spawn(move || create(number))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).filter(|made| *made).count()
+    });
+    assert_eq!((made, world.files()), (3, 3));
 }

@@ -80,7 +80,8 @@ fn descend(store: &Store, entry: Descriptor, there: &HashSet<Digest>) -> Result<
             Document::Index(index) => digest = choose(&index, &Platform::host())?.digest,
             Document::Manifest(manifest) => {
                 for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                    if !store.blobs().has(&blob.digest, blob.size) {
+                    let came = there.contains(&blob.digest) && store.blobs().has(&blob.digest, blob.size);
+                    if !came && !store.may_reuse(&blob.digest, blob.size) {
                         return Err(missing(&blob.digest));
                     }
                 }

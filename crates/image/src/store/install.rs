@@ -29,6 +29,14 @@ pub enum InstallError {
         /// In the configuration.
         diff_ids: usize,
     },
+    /// It is more than its owner may have.
+    #[error("the image has {size} bytes, and {left} are left for images: remove some")]
+    NoRoom {
+        /// What it has.
+        size: u64,
+        /// What its owner may have besides.
+        left: u64,
+    },
     /// A blob could not be read back.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -72,9 +80,10 @@ impl Store {
         blobs.extend(manifest.layers.into_iter().map(|layer| layer.digest));
         let mut state = self.inner.state();
         let mut index = state.index.clone();
-        let record = index.put(StoredImage { record, blobs }, name);
+        self.has_room(&index, &record)?;
+        let record = index.put(StoredImage { record, blobs }, &self.kept(name));
         self.inner.save(&mut state, index)?;
-        Ok(record)
+        Ok(self.shown(record))
     }
 
     fn read_config(&self, manifest: &Manifest, wanted: &Platform) -> Result<ConfigFile, InstallError> {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use hull_protocol::agent::volume_serial;
-use hull_protocol::api::{State, VolumeUse};
+use hull_protocol::api::{HOST_TENANT, State, VolumeUse};
 use hull_protocol::control::Command as Vm;
 use hull_protocol::life::MicrovmPatch;
 use hull_protocol::units::Bytes;
@@ -20,6 +20,7 @@ use super::super::run::{Order, chain};
 use super::super::vmm::{Vmm, limits};
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
+use crate::tenants::quota;
 
 /// Its VMM has gone, and its run is about to say so.
 const ENDING: &str = "it has just ended: start it again";
@@ -47,17 +48,20 @@ impl Actor {
 
     /// Starts it, if the host has room.
     fn begin(&mut self) -> Result<(), NoRoom> {
-        crate::space::check(&self.host.paths.data)?;
+        // How much room there is is the host's own tenant's business.
+        let told = |why: NoRoom| if self.record.tenant == HOST_TENANT { why } else { NoRoom::Full };
+        crate::space::check(&self.host.paths.data).map_err(|full| told(full.into()))?;
         let who = (self.record.id.as_str(), self.record.name.as_str());
         let claim = self.host.volumes.holders().claim(who, &self.record.volumes)?;
-        let promise = self.host.capacity.promise(self.share())?;
+        let tally = self.host.tenants.start(&self.record.tenant, quota::of_running(&self.record.spec))?;
+        let promise = self.host.capacity.promise(self.share()).map_err(|over| told(over.into()))?;
         self.next_start = None;
         self.record.state = State::Starting;
         self.record.exit = None;
         self.record.finished_at = None;
         self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
         self.remember();
-        self.run(None, (promise, claim));
+        self.run(None, (promise, tally, claim));
         Ok(())
     }
 
@@ -204,7 +208,11 @@ impl Actor {
         });
     }
 
-    pub(super) fn update(&mut self, patch: &MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
+    pub(super) async fn update(
+        &mut self,
+        patch: &MicrovmPatch,
+        revision: Option<u64>,
+    ) -> Result<(), MicrovmError> {
         if revision.is_some_and(|revision| revision != self.record.revision) {
             return Err(MicrovmError::Changed(self.record.revision));
         }
@@ -220,6 +228,7 @@ impl Actor {
         let _nobody_looks = self.shown.send(self.record.clone());
         if renamed {
             self.host.volumes.holders().rename(&self.record.id, &self.record.name);
+            self.host.networks.rename(&self.record).await;
             self.tell("rename", &[("old_name", old.name)]);
         }
         self.tell("update", &[]);
