@@ -11,8 +11,8 @@ use hull_protocol::units::Bytes;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Mounts")]
 pub(super) struct Mounts {
-    /// Volume at a path: NAME:PATH[:ro], made if there is none; or a copy of a file or directory of the host:
-    /// /HOST/PATH:PATH:ro; may be repeated
+    /// Volume at a path: NAME:PATH[:ro], made if there is none; or, for those who administer the host, a copy of a file or
+    /// directory of it: /HOST/PATH:PATH:ro; may be repeated
     #[arg(short, long, value_name = "SOURCE:PATH")]
     volume: Vec<String>,
     /// The same with more to say: type=volume,source=NAME,target=PATH[,readonly][,volume-nocopy][,size=SIZE],

@@ -72,8 +72,8 @@ pub fn of_volume(size: Bytes) -> Amounts {
 
 /// What volumes count together.
 pub fn of_volumes(volumes: &[Volume]) -> Amounts {
-    let all: Vec<_> = volumes.iter().map(|volume| of_volume(volume.size)).collect();
-    sum(all.iter())
+    let size = volumes.iter().fold(0_u64, |sum, volume| sum.saturating_add(volume.size.get()));
+    [(Resource::Volumes, volumes.len() as u64), (Resource::Disk, size)].into()
 }
 
 /// A disk that becomes so much larger.
