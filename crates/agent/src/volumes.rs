@@ -161,7 +161,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         let how = Unpack { keep_owner: true, devices: true, mode: 0o7777, only: None };
         // Taken along, so that who packs is not kept waiting when this fails.
         let unpacked = how.run(to, io::BufReader::new(reader)).map_err(io::Error::other);
-        let packed = packing.join().unwrap_or_else(|_| Ok(())).map_err(io::Error::other);
+        let packed = packing.join().unwrap_or(Ok(())).map_err(io::Error::other);
         unpacked.and(packed)
     })?;
     let stat = fstat(from)?;

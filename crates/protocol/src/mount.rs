@@ -48,6 +48,7 @@ pub enum MountSpec {
         exec: bool,
     },
     /// A file or directory of the host, which the container can only read: it gets a copy, made anew at every start.
+    /// Only for those who administer the host, and for its own tenant.
     Bind {
         /// An absolute path of the host.
         source: String,
