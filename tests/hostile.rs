@@ -11,10 +11,6 @@ mod tap;
 mod vmm;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -181,7 +177,7 @@ fn a_hundred_thousand_half_open_connections() {
     let mut besieged = Besieged::new("sockets", Extras::default());
     assert_eq!(besieged.watch(|vmm| vmm.console().contains("LISTENING\n")), None);
     let place = besieged.vmm.vsock();
-    let client = thread::spawn(move || converse(&place));
+    let client = thread::spawn(move || vmm::converse(&place, 20));
     assert_eq!(besieged.watch(|_| false), Some(ExitReason::PowerOff));
     client.join().unwrap();
     let ended = besieged.wait(ExitReason::PowerOff);
@@ -194,26 +190,6 @@ fn a_hundred_thousand_half_open_connections() {
     ] {
         assert!(ended.console.contains(line), "no '{line}' in {}", ended.console);
     }
-}
-
-/// A client of the guest's port 52, which says back what it is told.
-fn converse(place: &Path) {
-    let mut client = UnixStream::connect(place).unwrap();
-    client.set_read_timeout(Some(LIMIT)).unwrap();
-    client.write_all(b"CONNECT 52\n").unwrap();
-    let mut answers = BufReader::new(client.try_clone().unwrap());
-    let mut line = String::new();
-    answers.read_line(&mut line).unwrap();
-    assert!(line.starts_with("OK "), "{line}");
-    for round in 0..20 {
-        let said = format!("round {round} in a flood\n");
-        client.write_all(said.as_bytes()).unwrap();
-        line.clear();
-        answers.read_line(&mut line).unwrap();
-        assert_eq!(line, said);
-    }
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(answers.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
 }
 
 #[test]

@@ -121,11 +121,13 @@ impl Hull {
 
     /// Runs `hull ARGS` with this on its standard input.
     pub fn fed(&self, args: &[&str], input: &[u8]) -> Output {
-        let output = self.fed_once(args, input);
-        if self.lost(args, output.status.code().unwrap_or(-1), &String::from_utf8_lossy(&output.stderr)) {
-            return self.fed_once(args, input);
+        loop {
+            let output = self.fed_once(args, input);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if !self.lost(args, output.status.code().unwrap_or(-1), &stderr) {
+                return output;
+            }
         }
-        output
     }
 
     fn fed_once(&self, args: &[&str], input: &[u8]) -> Output {

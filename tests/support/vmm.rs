@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -347,4 +348,24 @@ impl Peer {
             other => panic!("expected the end, heard {other:?}"),
         }
     }
+}
+
+/// A client of the guest's port 52, which says back what it is told, over the VMM's socket at `place`.
+pub fn converse(place: &Path, rounds: usize) {
+    let mut client = UnixStream::connect(place).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.write_all(b"CONNECT 52\n").unwrap();
+    let mut answers = BufReader::new(client.try_clone().unwrap());
+    let mut line = String::new();
+    answers.read_line(&mut line).unwrap();
+    assert!(line.starts_with("OK "), "{line}");
+    for round in 0..rounds {
+        let said = format!("round {round} of a conversation\n");
+        client.write_all(said.as_bytes()).unwrap();
+        line.clear();
+        answers.read_line(&mut line).unwrap();
+        assert_eq!(line, said);
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answers.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
 }

@@ -1,6 +1,7 @@
 //! The host's side of the protocol, as a test speaks it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -197,6 +198,37 @@ impl Started {
             status: exit.status,
             oom_killed: exit.oom_killed,
         }
+    }
+
+    /// Gives it so many bytes, all of which must come back.
+    pub fn echoes(mut self, length: u64) {
+        let mut stdin = self.stdin.take().unwrap();
+        let writer = thread::spawn(move || {
+            let mut sum = DefaultHasher::new();
+            for number in 0..length >> 16 {
+                let chunk: Vec<u8> =
+                    (0..8192_u64).flat_map(|i| (i * 0x9e37_79b9 + number).to_le_bytes()).collect();
+                sum.write(&chunk);
+                stdin.write_all(&chunk).unwrap();
+            }
+            end(&stdin);
+            (sum.finish(), stdin)
+        });
+        let (mut sum, mut total, mut chunk) = (DefaultHasher::new(), 0, [0; 65536]);
+        loop {
+            match self.stdout.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(length) => {
+                    total += length as u64;
+                    sum.write(&chunk[..length]);
+                }
+                // A time limit makes a socket's calls end at any signal, such as the C library's to all threads.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("after {total} bytes: {error}"),
+            }
+        }
+        let (sent, _stdin) = writer.join().unwrap();
+        assert_eq!((total, sum.finish()), (length, sent));
     }
 }
 
