@@ -7,8 +7,7 @@ mod tap;
 #[path = "support/vmm.rs"]
 mod vmm;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use hull_protocol::plan::JAIL_NOTICE;
@@ -165,22 +164,7 @@ fn a_flood_on_the_serial_port_arrives_whole_for_a_reader_that_keeps_up() {
 fn a_client_of_the_host_talks_to_a_port_of_the_guest() {
     let vmm = Vmm::start("do=echo end=off");
     // Before the guest listens: the request is held.
-    let mut client = UnixStream::connect(vmm.vsock()).unwrap();
-    client.set_read_timeout(Some(LIMIT)).unwrap();
-    client.write_all(b"CONNECT 52\n").unwrap();
-    let mut answers = BufReader::new(client.try_clone().unwrap());
-    let mut line = String::new();
-    answers.read_line(&mut line).unwrap();
-    assert!(line.starts_with("OK "), "{line}");
-    for round in 0..50 {
-        let said = format!("round {round} of a conversation\n");
-        client.write_all(said.as_bytes()).unwrap();
-        line.clear();
-        answers.read_line(&mut line).unwrap();
-        assert_eq!(line, said);
-    }
-    client.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(answers.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
+    vmm::converse(&vmm.vsock(), 50);
     let ended = vmm.wait();
     assert_eq!(ended.status, 0, "{}{}", ended.console, ended.log);
     assert!(ended.console.contains("ok vsock closed"), "{}", ended.console);

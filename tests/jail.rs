@@ -3,6 +3,8 @@
 //! KVM is there.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "support/group.rs"]
+mod group;
 #[path = "support/vmm.rs"]
 mod vmm;
 
@@ -10,11 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use group::MemoryGroup;
 use hull_protocol::control::Command as Ask;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::FIRST_USER;
+use hull_protocol::units::Bytes;
+use rustix::process::Signal;
 use vmm::{Vmm, bare};
 
 /// The fields of a process's or thread's `status`.
@@ -127,11 +134,31 @@ fn a_vmm_that_is_killed_at_a_wall_says_so() {
         assert!(console.read_line(&mut line).unwrap() > 0, "the guest ended");
     }
     let vmm = child_of(hull.id());
-    rustix::process::kill_process(vmm, rustix::process::Signal::SYS).unwrap();
+    rustix::process::kill_process(vmm, Signal::SYS).unwrap();
     let mut errors = String::new();
     hull.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert!(errors.contains("its jail forbids"), "{errors}");
     assert_eq!(hull.wait().unwrap().code(), Some(ExitReason::Forbidden.status()));
+}
+
+#[test]
+fn memory_that_is_filled_costs_the_vmm_its_life_and_its_neighbour_nothing() {
+    let Some(group) = MemoryGroup::new(Bytes::mib(24), Bytes::mib(8)) else {
+        println!("not shown: this host cannot limit memory");
+        return;
+    };
+    let neighbour = running();
+    // Who attacks as a VMM's event loop could, from behind all its walls.
+    let attempt = Path::new(env!("CARGO_BIN_EXE_hull")).with_file_name("examples").join("attempt");
+    let script = "echo 0 > \"$1\" && exec \"$2\" io fill-memory";
+    let status =
+        Command::new("sh").args(["-c", script, "sh"]).arg(group.door()).arg(attempt).status().unwrap();
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+    assert!(group.killed() > 0);
+    assert!(group.peak() <= Bytes::mib(32));
+    let printed = neighbour.console().len();
+    neighbour.await_more(printed);
+    end(neighbour);
 }
 
 /// The one process that another has started.

@@ -3,6 +3,8 @@
 
 #[path = "support/daemon.rs"]
 mod support;
+#[path = "life/volumes.rs"]
+mod volumes;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -209,6 +211,19 @@ fn lists_come_in_pages() {
     for number in 0..7 {
         daemon.ok(&["rm", &format!("page-{number}")]);
     }
+}
+
+#[test]
+fn a_page_of_images_leads_to_the_next_one() {
+    let daemon = daemon();
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("file"), "another image").unwrap();
+    daemon.ok(&["import", other.path().to_str().unwrap(), "another"]);
+    let first = daemon.request("GET /v1/images?limit=1", &[], None).unwrap();
+    let next = first.headers["link"].split(['<', '>']).nth(1).unwrap();
+    let second = tell(daemon, 200, &format!("GET {next}"), None);
+    assert!(!second.as_array().unwrap().is_empty() && second[0] != first.json()[0], "{second}");
+    daemon.ok(&["rmi", "another"]);
 }
 
 #[test]

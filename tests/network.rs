@@ -11,6 +11,12 @@ mod world;
 mod crash;
 #[path = "network/isolation.rs"]
 mod isolation;
+#[path = "network/names.rs"]
+mod names;
+#[path = "network/others.rs"]
+mod others;
+#[path = "network/plain.rs"]
+mod plain;
 #[path = "network/wishes.rs"]
 mod wishes;
 
@@ -49,7 +55,14 @@ fn published_ports_lead_to_guests_from_everywhere() {
     let world = World::new();
     let web = world.guest(
         "web",
-        &["-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "80/udp", "-p", "192.0.2.1:8082:80"],
+        &[
+            ["-p", "8080:80"],
+            ["-p", "127.0.0.1:8081:80"],
+            ["-p", "80/udp"],
+            ["-p", "192.0.2.1:8082:80"],
+            ["-p", "9000-9001:80-81"],
+        ]
+        .concat(),
     );
     let other = world.guest("other", &[]);
     let _server = serve(&web.flag(), "::", "80", "100000");
@@ -67,10 +80,12 @@ fn published_ports_lead_to_guests_from_everywhere() {
     }
     assert!(fetch(&host, "127.0.0.1", "8081").is_some());
     assert_eq!(fetch(&neighbour, HOST.0, "8081"), None, "a port of the loopback is open to all");
+    assert!(fetch(&neighbour, HOST.0, "9000").is_some(), "the first of a range");
     // The sender's address is the guest's to see, but for the loopback's.
     assert!(fetch(&neighbour, HOST.0, "8080").unwrap()[0].ends_with(NEIGHBOUR.0));
     let ports = world.ok(&["port", "web"]);
     assert!(ports.contains("80/tcp -> *:8080\n") && ports.contains("80/tcp -> 127.0.0.1:8081\n"), "{ports}");
+    assert!(ports.contains("81/tcp -> *:9001\n"), "{ports}");
     let udp = world.ok(&["port", "web", "80/udp"]);
     let udp = udp.trim().strip_prefix("*:").unwrap();
     for (from, address) in [

@@ -9,14 +9,18 @@ mod hull;
 mod world;
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use frame::{FORGED, HONEST, hex};
 use hull::Said;
-use world::{BIG, FAR, FAR6, HOST, HOST6, METADATA, World, sha256};
+use world::{FAR, FAR_MIB, FAR6, HOST, HOST6, METADATA, World, sha256};
 
 /// How long a server that floods floods.
-const FLOOD: Duration = Duration::from_secs(20);
+const FLOOD: Duration = Duration::from_secs(60);
+/// What is carried with offloads on over IPv6 and with offloads off over IPv4, in MiB: an emulated host is too slow for
+/// as much as over IPv4 and over IPv6 the other way round.
+const LITTLE_MIB: usize = 10;
 /// How soon what was not flooded must flow after it.
 const AT_ONCE: &str = "30";
 /// How long a guest waits for what must not come, and for what must.
@@ -42,19 +46,23 @@ fn a_published_web_server_is_reached_from_everywhere() {
         output.stdout
     };
     // The host, by loopback and by its own address; the neighbour, in both families.
-    for place in ["127.0.0.1", "[::1]", HOST] {
+    for place in ["[::1]", HOST] {
         let url = format!("http://{place}:8080/small");
         assert_eq!(fetched(&mut world.on_host(&curl(&["60", &url]))), b"hello\n", "{place}");
     }
+    let fetched_big = |command: &mut std::process::Command| {
+        let big = fetched(command);
+        assert_eq!((big.len(), sha256(&big).as_str()), (10 << 20, expected), "{command:?}");
+    };
+    fetched_big(&mut world.on_host(&curl(&["300", "http://127.0.0.1:8080/big"])));
     for place in [HOST.to_owned(), format!("[{HOST6}]")] {
-        let url = format!("http://{place}:8080/big");
-        let big = fetched(&mut world.on_far(&curl(&["300", &url])));
-        assert_eq!((big.len(), sha256(&big).as_str()), (10 << 20, expected), "{place}");
+        fetched_big(&mut world.on_far(&curl(&["300", &format!("http://{place}:8080/big")])));
     }
     // Other containers, by name and by the host's address.
     let script = format!("wget -q -O - http://web/big | sha256sum; wget -q -O - http://{HOST}:8080/small");
     let said = world.script(&[], &script);
     assert!(said.starts_with(expected) && said.contains("hello"), "{said}");
+    is_served_well(world, "web", &format!("http://{HOST}:8080/small"));
     let taken = world.hull(&["run", "--rm", "-p", "8080:80", "tools", "true"]);
     assert!(taken.status != 0 && taken.stderr.contains("8080"), "{taken:?}");
     world.ok(&["rm", "-f", "web"]);
@@ -62,30 +70,50 @@ fn a_published_web_server_is_reached_from_everywhere() {
     assert!(!gone.status.success());
 }
 
+/// Many ask for half a minute: there is no error, and frames flow at any time. A host that is busy with others may give an
+/// emulated one no processor for some seconds; a queue that has stalled stays so.
+fn is_served_well(world: &World, name: &str, url: &str) {
+    let mut wrk = world.on_far(&["wrk", "-t", "1", "-c", "8", "-d", "30s", "--timeout", "10s", url]);
+    let wrk = wrk.stdout(Stdio::piped()).spawn().unwrap();
+    let counts: Vec<u64> = (0..6)
+        .map(|part| {
+            std::thread::sleep(Duration::from_secs(if part == 0 { 1 } else { 5 }));
+            world.frames(name)
+        })
+        .collect();
+    let said = wrk.wait_with_output().unwrap();
+    let said = format!("{counts:?}\n{}", String::from_utf8_lossy(&said.stdout));
+    println!("{said}");
+    assert!(counts.windows(3).all(|count| count[2] > count[0]), "nothing flows for ten seconds: {said}");
+    assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    let served = said.lines().find_map(|line| line.trim().split_once(" requests in"));
+    let served: u32 = served.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!(served > 30, "{said}");
+}
+
 #[test]
 fn guests_reach_the_outside_under_the_hosts_address() {
     let world = World::get();
-    let big = world.serve_far();
-    let script = format!(
-        "for server in {FAR} '[{FAR6}]'; do wget -q -O /big http://$server/big; sha256sum </big; done
-         head -c {} /big >/half; sha256sum </half
-         for server in {FAR} {FAR6}; do nc $server 80 </half; net echo $server 7 200; done
-         net features eth0",
-        BIG / 2
-    );
-    // A lost datagram is no failure, a changed one is.
-    let said = world.script(&[], &script);
-    let lines: Vec<&str> = said.lines().map(|line| line.split("  ").next().unwrap()).collect();
-    let (whole, half) = (sha256(&big), sha256(&big[..BIG / 2]));
-    let [one, two, own, up, echoed, up6, echoed6, features @ ..] = lines.as_slice() else { panic!("{said}") };
-    // Checksums are equal both ways, in both families.
-    assert_eq!([one, two], [&whole, &whole]);
-    assert_eq!([own, up, up6], [&half; 3]);
-    for echoed in [echoed, echoed6] {
-        let came_back: u32 = echoed.split(' ').next().unwrap().parse().unwrap();
-        assert!(came_back >= 195, "{echoed}");
+    let content = world.serve_far();
+    let [little, much] = [LITTLE_MIB, FAR_MIB].map(|mib| (mib, sha256(&content[..mib << 20])));
+    // A card has all of its offloads on from its start.
+    for (change, state, four, six) in [("", "on", &much, &little), ("off", "off", &little, &much)] {
+        // From the neighbour through the guest and back to it: so much each way, at the same time.
+        let script = format!(
+            "through() {{ wget -q -O - \"http://$1/$3\" | nc $2 80; net echo $2 7 200; }}
+             net offloads eth0 {change} | grep -c ' {state}$'
+             through {FAR} {FAR} {}; through '[{FAR6}]' {FAR6} {}
+             wget -q -O - http://{FAR}/{LITTLE_MIB} | sha256sum",
+            four.0, six.0
+        );
+        let said = world.script(&["--cap-add", "NET_ADMIN"], &script);
+        let words: Vec<&str> = said.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        let [offloads, back4, echoed4, back6, echoed6, own] = words.as_slice() else { panic!("{said}") };
+        assert_eq!((*offloads, *own), ("5", little.1.as_str()), "{said}");
+        assert_eq!([*back4, *back6], [&four.1, &six.1], "{said}");
+        // A lost datagram is no failure, a changed one is.
+        assert!([echoed4, echoed6].iter().all(|count| count.parse::<u32>().unwrap() >= 195), "{said}");
     }
-    assert_eq!(features, ["tx-checksum on", "rx-checksum on", "scatter-gather on", "tso on"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! `hull boot`: a plain VM, directly, without a daemon.
+//! `hull boot`: a plain VM, directly. A daemon is asked for cards on its networks, and for nothing else.
 
+mod borrowed;
 mod net;
 
 use std::fs::{File, OpenOptions};
@@ -20,8 +21,10 @@ use hull_protocol::plan::{
 };
 use hull_protocol::units::Bytes;
 
+use self::borrowed::Borrowed;
 use self::net::Net;
 use super::keys::Terminal;
+use crate::client::Host;
 
 /// Boot a plain VM with its console on this terminal
 #[derive(Debug, Args)]
@@ -47,8 +50,9 @@ pub(crate) struct Boot {
     /// Disk: path=FILE,format=raw[,ro]; may be repeated
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<Disk>,
-    /// Network card on an existing tap: tap=NAME[,mac=MAC][,mtu=BYTES][,ip=ADDRESS...][,rx-rate=SIZE][,tx-rate=SIZE], rates in
-    /// bytes a second; with ip, the guest may send from these addresses only; may be repeated
+    /// Network card: network=NAME, a network of the daemon's, which leases the card its addresses while the VM runs, or
+    /// tap=NAME[,mtu=BYTES], an existing tap; either with [,mac=MAC][,ip=ADDRESS...][,rx-rate=SIZE][,tx-rate=SIZE], rates in bytes a
+    /// second; on a tap with ip, the guest may send from these addresses only; may be repeated
     #[arg(long = "net", value_name = "SPEC")]
     nets: Vec<Net>,
     /// Number of virtual CPUs
@@ -96,11 +100,13 @@ impl FromStr for Disk {
 
 impl Boot {
     /// Boots, waits for the end, and turns its reason into an exit status.
-    pub(crate) fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(self, host: &Host) -> Result<ExitCode> {
         let vmm = launch::vmm_path()?;
+        // Given back at the end, whichever it is; by then nothing here has a tap open.
+        let borrowed = Borrowed::of(&self.nets, host)?;
         let mut descriptors = Descriptors::default();
         let mut terminal = Terminal::default();
-        let plan = self.plan(&mut descriptors, terminal.input()?)?;
+        let plan = self.plan(&mut descriptors, &borrowed, terminal.input()?)?;
         let mut child = launch::spawn(&vmm, &plan, descriptors)?;
         terminal.attend(child.id())?;
         let status = child.wait().context("waiting for hull-vmm")?;
@@ -123,7 +129,12 @@ impl Boot {
         }
     }
 
-    fn plan(&self, descriptors: &mut Descriptors, input: Option<File>) -> Result<BootPlan> {
+    fn plan(
+        &self,
+        descriptors: &mut Descriptors,
+        borrowed: &Borrowed,
+        input: Option<File>,
+    ) -> Result<BootPlan> {
         if self.disks.len() > DISKS_MAX {
             bail!("{} disks are too many: a microVM has at most {DISKS_MAX}", self.disks.len());
         }
@@ -156,7 +167,8 @@ impl Boot {
                 })
             })
             .collect::<Result<_>>()?;
-        let nets = self.nets.iter().map(|net| net.plan(descriptors)).collect::<Result<_>>()?;
+        let nets = self.nets.iter().zip(borrowed.cards());
+        let nets = nets.map(|(net, card)| net.plan(card, descriptors)).collect::<Result<_>>()?;
         let input = input.map(|file| descriptors.add(file)).or(Some(Slot(0)));
         let console = ConsolePlan { input, output: Some(Slot(1)), limit: None };
         let id = format!("boot-{}", std::process::id());

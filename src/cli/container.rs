@@ -1,5 +1,6 @@
 //! The flags of `run` and `create`, and the specification they make.
 
+mod mounts;
 mod networking;
 
 use std::collections::BTreeMap;
@@ -84,6 +85,12 @@ pub(super) struct Container {
     /// Make the root read-only
     #[arg(long)]
     read_only: bool,
+    /// Give its root a capability within the guest, such as NET_ADMIN, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Take a capability from its root, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
     #[command(flatten)]
     health: HealthFlags,
     /// When to start it again: no, on-failure[:N], always or unless-stopped
@@ -98,6 +105,8 @@ pub(super) struct Container {
     /// Label: KEY=value; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    #[command(flatten)]
+    mounts: mounts::Mounts,
     #[command(flatten)]
     networking: networking::Networking,
     /// When to pull the image
@@ -165,7 +174,10 @@ impl Container {
             terminal: self.tty.then(|| terminal::size().unwrap_or(terminal::DEFAULT_SIZE)),
             stdin: self.interactive,
             read_only: self.read_only,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
             disk_size: self.disk_size,
+            mounts: self.mounts.spec()?,
             health: self.health.spec(),
         };
         Ok(MicrovmSpec {

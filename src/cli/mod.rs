@@ -7,6 +7,7 @@ mod attach;
 mod audit;
 mod boot;
 mod bounded_log;
+mod completion;
 mod container;
 mod cp;
 mod create;
@@ -42,6 +43,7 @@ mod token;
 mod top;
 mod transfer;
 mod update;
+mod volume;
 mod wait;
 
 use std::ffi::OsString;
@@ -95,6 +97,7 @@ enum Verb {
     Rmi(rmi::Rmi),
     Kernel(kernel::Kernel),
     Network(network::Network),
+    Volume(volume::Volume),
     Port(port::Port),
     Boot(boot::Boot),
     Serve(serve::Serve),
@@ -103,6 +106,9 @@ enum Verb {
     Token(token::Token),
     Audit(audit::Audit),
     Doctor(doctor::Doctor),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    Manual(completion::Manual),
     /// Print the version
     Version,
 }
@@ -141,9 +147,11 @@ impl Verb {
 
     fn run(self, host: &Host) -> Result<ExitCode> {
         match self {
-            Self::Boot(boot) => boot.run(),
+            Self::Boot(boot) => boot.run(host),
             Self::Doctor(doctor) => doctor.run(),
             Self::Serve(serve) => serve.run(),
+            Self::Completion(verb) => verb.run(),
+            Self::Manual(verb) => verb.run(),
             Self::Version => list::print(&format!("hull {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Run(verb) => block_on(verb.run(host)),
             Self::Create(verb) => block_on(verb.run(host)),
@@ -173,6 +181,7 @@ impl Verb {
             Self::Rmi(verb) => block_on(verb.run(host)),
             Self::Kernel(verb) => block_on(verb.run(host)),
             Self::Network(verb) => block_on(verb.run(host)),
+            Self::Volume(verb) => block_on(verb.run(host)),
             Self::Tenant(verb) => block_on(verb.run(host)),
             Self::Token(verb) => block_on(verb.run(host)),
             Self::Audit(verb) => block_on(verb.run(host)),

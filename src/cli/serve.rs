@@ -57,6 +57,9 @@ pub(super) struct Serve {
     /// No TLS on --listen: tokens can be read on the way, so only on loopback
     #[arg(long, requires = "listen", group = "encryption")]
     plain_http: bool,
+    /// Which images tenants may bring, and whose signatures they need; see docs/images.md
+    #[arg(long, value_name = "FILE")]
+    image_policy: Option<PathBuf>,
     /// Standard input is the listening socket
     #[arg(long, hide = true)]
     listen_stdin: bool,
@@ -87,7 +90,8 @@ impl Serve {
         let on_demand = self.on_demand.then_some(IDLE);
         // A service manager keeps its sockets; a client's is its daemon's.
         let keep_socket = self.listen_stdin && !self.on_demand;
-        let config = ServeConfig { paths, on_demand, keep_socket, overcommit, tcp };
+        let image_policy = self.image_policy;
+        let config = ServeConfig { paths, on_demand, keep_socket, overcommit, tcp, image_policy };
         runtime.context("starting the runtime")?.block_on(serve(config, listener))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -9,7 +9,7 @@ mod namespace;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 pub use namespace::Namespace;
@@ -121,11 +121,13 @@ impl Hull {
 
     /// Runs `hull ARGS` with this on its standard input.
     pub fn fed(&self, args: &[&str], input: &[u8]) -> Output {
-        let output = self.fed_once(args, input);
-        if self.lost(args, output.status.code().unwrap_or(-1), &String::from_utf8_lossy(&output.stderr)) {
-            return self.fed_once(args, input);
+        loop {
+            let output = self.fed_once(args, input);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if !self.lost(args, output.status.code().unwrap_or(-1), &stderr) {
+                return output;
+            }
         }
-        output
     }
 
     fn fed_once(&self, args: &[&str], input: &[u8]) -> Output {
@@ -162,46 +164,4 @@ pub fn furnished() -> &'static Hull {
         hull.furnish();
         hull
     })
-}
-
-/// A real registry on a daemon's loopback with the Debian and the Python image, ended with the value.
-pub struct Registry {
-    child: Child,
-    pub port: u16,
-}
-
-impl Registry {
-    pub fn start(hull: &Hull) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = tempfile::NamedTempFile::new().unwrap();
-        let storage = fixture("images/registry");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-            storage.display()
-        );
-        std::fs::write(config.path(), text).unwrap();
-        let child = hull
-            .namespace
-            .command("docker-registry", &["serve", config.path().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Self { child, port };
-        for _ in 0..600 {
-            let listening = ["-Hltn", "sport", "=", &format!(":{port}")];
-            if !hull.namespace.command("ss", &listening).output().unwrap().stdout.is_empty() {
-                return registry;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        panic!("docker-registry does not listen");
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
 }

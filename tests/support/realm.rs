@@ -77,8 +77,21 @@ impl World {
             output(&mut world.neighbour.command("ip", &words[..if address.contains(':') { 6 } else { 5 }]));
         }
         output(&mut world.neighbour.command("ip", &["link", "set", "far0", "up"]));
+        world.start_daemon();
         world.ok(&["import", data.join("root").to_str().unwrap(), "image"]);
         world
+    }
+
+    /// The daemon, whose host asks the neighbour for names: started by a command that sees a file of its own in place
+    /// of the machine's.
+    fn start_daemon(&self) {
+        let resolvers = self.hull.dir.path().join("resolv.conf");
+        std::fs::write(&resolvers, format!("nameserver {}\n", NEIGHBOUR.0)).unwrap();
+        let script = "mount --bind $0 /etc/resolv.conf; exec $1 ps";
+        let hull = env!("CARGO_BIN_EXE_hull");
+        let args = ["--mount", "sh", "-euc", script, resolvers.to_str().unwrap(), hull];
+        let mut command = self.hull.wrapped("unshare", &args);
+        output(command.env("HULL_LIBEXEC", self.hull.dir.path().join("libexec")));
     }
 
     /// `ip` in the daemon's namespace.
@@ -191,6 +204,21 @@ pub fn serve(flag: &str, address: &str, port: &str, size: &str) -> Server {
     let script = support("talk.py");
     command.args([flag, "--", "/usr/bin/python3", script.as_str(), "serve", address, port, size]);
     Server(ready(command, "serving").0)
+}
+
+/// A name server that answers everything with the address in a file.
+pub fn serve_names(flag: &str, address: &str, file: &Path) -> Server {
+    let mut command = Command::new("nsenter");
+    let script = support("talk.py");
+    command.args([flag, "--", "/usr/bin/python3", script.as_str(), "names", address]).arg(file);
+    Server(ready(command, "serving").0)
+}
+
+/// The address that a name server has for a name; none when it has none.
+pub fn resolve(flag: &str, server: &str, name: &str) -> Option<String> {
+    let said = Said::from(talk(flag, &["resolve", server, name]).output().unwrap());
+    let address = said.stdout.trim().to_owned();
+    (said.status == 0 && !address.starts_with("none")).then_some(address)
 }
 
 /// Whom a server saw, the number of bytes that came and their checksum; or nothing when it could not be reached.

@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -60,6 +61,29 @@ pub struct Ended {
     pub disk: Vec<u8>,
 }
 
+/// What a VM has besides its disk, socket device, entropy and control socket.
+#[derive(Default)]
+pub struct Extras {
+    descriptors: Descriptors,
+    nets: Vec<NetPlan>,
+    cgroups: Vec<Slot>,
+}
+
+impl Extras {
+    /// A network card on a tap.
+    pub fn card(mut self, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
+        self.nets.push(card(self.descriptors.add(tap)));
+        self
+    }
+
+    /// Control groups that the VMM enters.
+    pub fn groups(mut self, entries: Vec<File>) -> Self {
+        let descriptors = &mut self.descriptors;
+        self.cgroups.extend(entries.into_iter().map(|entry| descriptors.add(entry)));
+        self
+    }
+}
+
 impl Vmm {
     /// Starts the bare guest.
     pub fn start(cmdline: &str) -> Self {
@@ -68,36 +92,49 @@ impl Vmm {
 
     /// Starts the bare guest with a network card on a tap besides.
     pub fn on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
-        let mut descriptors = Descriptors::default();
-        let card = card(descriptors.add(tap));
-        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, (descriptors, vec![card]))
+        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, Extras::default().card(tap, card))
+    }
+
+    /// Starts the bare guest with more than it has by itself.
+    pub fn with(cmdline: &str, extras: Extras) -> Self {
+        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, extras)
+    }
+
+    /// Starts the bare guest on a disk with a content of the test's own.
+    pub fn with_disk(cmdline: &str, fill: impl FnOnce(&mut [u8])) -> Self {
+        let mut disk = blank_disk();
+        fill(&mut disk);
+        Self::launch_on(&disk, (&bare("bare"), None), Bytes::mib(32), cmdline, Extras::default())
     }
 
     /// Starts Linux with the tests' first process and a network card.
     pub fn linux_on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
         let guest = bare("").with_file_name("guest");
         let (kernel, initrd) = (guest.join("vmlinux"), guest.join("initramfs"));
-        let mut descriptors = Descriptors::default();
-        let card = card(descriptors.add(tap));
         let cmdline = format!("console=ttyS0 quiet panic=-1 {cmdline}");
-        let with = (descriptors, vec![card]);
-        Self::launch((&kernel, Some(&initrd)), Bytes::mib(256), &cmdline, with)
+        let extras = Extras::default().card(tap, card);
+        Self::launch((&kernel, Some(&initrd)), Bytes::mib(256), &cmdline, extras)
     }
 
     /// Starts a guest with a disk of 1 MiB, a socket device, entropy and a control socket.
     pub fn boot(kernel: &Path, initrd: Option<&Path>, memory: Bytes, cmdline: &str) -> Self {
-        Self::launch((kernel, initrd), memory, cmdline, (Descriptors::default(), Vec::new()))
+        Self::launch((kernel, initrd), memory, cmdline, Extras::default())
     }
 
-    fn launch(
+    fn launch(kernel: (&Path, Option<&Path>), memory: Bytes, cmdline: &str, extras: Extras) -> Self {
+        Self::launch_on(&blank_disk(), kernel, memory, cmdline, extras)
+    }
+
+    fn launch_on(
+        disk: &[u8],
         (kernel, initrd): (&Path, Option<&Path>),
         memory: Bytes,
         cmdline: &str,
-        (mut descriptors, nets): (Descriptors, Vec<NetPlan>),
+        Extras { mut descriptors, nets, cgroups }: Extras,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place = |name: &str| dir.path().join(name);
-        fs::write(place("disk"), vec![DISK_BYTE; 1 << 20]).unwrap();
+        fs::write(place("disk"), disk).unwrap();
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let plan = BootPlan {
@@ -122,7 +159,7 @@ impl Vmm {
                 listener: descriptors.add(UnixListener::bind(place("vsock")).unwrap()),
             }),
             nets,
-            cgroups: Vec::new(),
+            cgroups,
             rng: true,
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),
@@ -211,6 +248,10 @@ impl Drop for Vmm {
         // A test that failed leaves no VMM behind; of one that has ended nothing is left to kill.
         let _ended_already = self.child.start_kill();
     }
+}
+
+fn blank_disk() -> Vec<u8> {
+    vec![DISK_BYTE; 1 << 20]
 }
 
 fn control_listener(path: &Path) -> OwnedFd {
@@ -307,4 +348,24 @@ impl Peer {
             other => panic!("expected the end, heard {other:?}"),
         }
     }
+}
+
+/// A client of the guest's port 52, which says back what it is told, over the VMM's socket at `place`.
+pub fn converse(place: &Path, rounds: usize) {
+    let mut client = UnixStream::connect(place).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.write_all(b"CONNECT 52\n").unwrap();
+    let mut answers = BufReader::new(client.try_clone().unwrap());
+    let mut line = String::new();
+    answers.read_line(&mut line).unwrap();
+    assert!(line.starts_with("OK "), "{line}");
+    for round in 0..rounds {
+        let said = format!("round {round} of a conversation\n");
+        client.write_all(said.as_bytes()).unwrap();
+        line.clear();
+        answers.read_line(&mut line).unwrap();
+        assert_eq!(line, said);
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answers.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -21,8 +21,8 @@ pub const FAR: &str = "203.0.113.2";
 pub const FAR6: &str = "2001:db8:1::2";
 /// Where a cloud keeps what a guest must not read.
 pub const METADATA: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
-/// What the neighbour's web server has.
-pub const BIG: usize = 10 << 20;
+/// What the neighbour's web server has, in MiB: a path that is a number gets so many from its beginning.
+pub const FAR_MIB: usize = 100;
 
 /// A host, its daemon, and its neighbour.
 pub struct World {
@@ -50,9 +50,9 @@ pub fn noise(length: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as u8
+        state.to_le_bytes()
     };
-    (0..length).map(|_| next()).collect()
+    (0..length.div_ceil(8)).flat_map(|_| next()).collect()
 }
 
 impl World {
@@ -161,9 +161,17 @@ impl World {
         panic!("{name} is never ready: {}", self.ok(&["logs", name]));
     }
 
-    /// An address of a container's first card: `ip`, `ip6` or `mac`.
+    /// What belongs to a container's first card: `ip`, `ip6`, `mac` or `tap`.
     pub fn address(&self, name: &str, kind: &str) -> String {
         self.inspected(&["inspect", name])["cards"][0][kind].as_str().unwrap().to_owned()
+    }
+
+    /// How many frames a container's first card has had.
+    pub fn frames(&self, name: &str) -> u64 {
+        let shown =
+            self.on_host(&["ip", "-j", "-s", "link", "show", &self.address(name, "tap")]).output().unwrap();
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        shown[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
     }
 
     /// An address of a network's bridge: `gateway` or `gateway6`.
@@ -186,15 +194,15 @@ impl World {
         inside(&self.daemon.namespace, work)
     }
 
-    /// The neighbour's servers: a web server with one big file and a place for others, and one that returns datagrams.
-    pub fn serve_far(&self) -> Vec<u8> {
-        let big = noise(BIG);
+    /// The neighbour's servers: a web server with much to have and a place for others, and one that returns datagrams.
+    pub fn serve_far(&self) -> Arc<Vec<u8>> {
+        let big = Arc::new(noise(FAR_MIB << 20));
         let (web, echo) =
             self.far(|| (TcpListener::bind("[::]:80").unwrap(), UdpSocket::bind("[::]:7").unwrap()));
-        let content = big.clone();
+        let content = Arc::clone(&big);
         thread::spawn(move || {
             for stream in web.incoming() {
-                let content = content.clone();
+                let content = Arc::clone(&content);
                 thread::spawn(move || answer(stream.unwrap(), &content));
             }
         });
@@ -234,7 +242,7 @@ fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T 
     })
 }
 
-/// `GET` has the big file; what is sent any other way is answered with its checksum.
+/// `GET /N` has so many MiB; what is sent any other way is answered with its checksum.
 fn answer(mut stream: std::net::TcpStream, content: &[u8]) {
     let mut first = [0; 4];
     if stream.read_exact(&mut first).is_err() {
@@ -246,6 +254,9 @@ fn answer(mut stream: std::net::TcpStream, content: &[u8]) {
         while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
             head.push(byte[0]);
         }
+        let path = String::from_utf8_lossy(&head).split(' ').next().unwrap_or_default().to_owned();
+        let wanted = path.trim_start_matches('/').parse::<usize>().map_or(0, |mib| mib << 20);
+        let content = content.get(..wanted).unwrap_or_default();
         let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", content.len());
         let _gone = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(content));
         return;

@@ -292,7 +292,8 @@ impl Group {
         }
     }
 
-    fn place(&self, controller: &str) -> Option<&Path> {
+    /// The directory of a controller's files.
+    pub fn place(&self, controller: &str) -> Option<&Path> {
         self.places.iter().find(|(one, _)| *one == controller).map(|(_, place)| place.as_path())
     }
 

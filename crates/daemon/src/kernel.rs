@@ -11,6 +11,8 @@ mod compression;
 mod contents;
 mod elf;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod image;
 mod initramfs;
 mod modinfo;

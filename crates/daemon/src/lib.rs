@@ -10,6 +10,7 @@
 //! | [`door`] | who comes in: connections, TLS, whose a request is |
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
+//! | [`volumes`] | disks that outlive microVMs, and who has which |
 //! | [`resolver`] | names of containers, for each network |
 //! | [`network`] | the host's networks |
 //! | [`events`], [`stats`], [`metrics`] | what happens, and what it costs |
@@ -42,7 +43,9 @@ pub mod space;
 pub mod state;
 pub mod stats;
 pub mod tenants;
+pub mod trust;
 pub mod view;
+pub mod volumes;
 
 /// The credentials that the user's Docker configuration has for an image's registry.
 pub use hull_image::credentials_for;

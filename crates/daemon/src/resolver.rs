@@ -8,6 +8,8 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod message;
 mod resolv_conf;
 mod serve;

@@ -26,6 +26,8 @@ use crate::paths::{Paths, program};
 use crate::plan;
 use crate::state::{State, StateError};
 use crate::tenants::Tenants;
+use crate::trust::{Policy, PolicyError};
+use crate::volumes::Volumes;
 
 /// How often an idle daemon looks whether it may leave.
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ pub struct ServeConfig {
     pub overcommit: Overcommit,
     /// Where it serves over TCP, too.
     pub tcp: Option<TcpConfig>,
+    /// The file with the image policy; none: anybody may bring any image.
+    pub image_policy: Option<PathBuf>,
 }
 
 /// The API over TCP.
@@ -81,6 +85,9 @@ pub enum ServeError {
     /// The state cannot be opened.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The image policy cannot be used.
+    #[error("the image policy cannot be used")]
+    Policy(#[from] PolicyError),
     /// TLS cannot be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -111,6 +118,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         kernels: Bundles::new(data.join("kernels"), program("hull-agent").map_err(ServeError::NoProgram)?)?,
         vmm: program("hull-vmm").map_err(ServeError::NoProgram)?,
         tenants: Arc::new(Tenants::load(&state)?),
+        policy: config.image_policy.as_deref().map(Policy::load).transpose()?.unwrap_or_default(),
         audit: Audit::open(data).map_err(io(data))?,
         state,
         events: Feeds::default(),
@@ -118,6 +126,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         capacity: Capacity::new(config.overcommit, plan::host_memory(), host_cpus()),
         metrics: Metrics::default(),
         networks: HostNetworks::default(),
+        volumes: Volumes::new(data),
         paths: config.paths.clone(),
     };
     let host = Arc::new(host);
@@ -213,9 +222,14 @@ async fn idle(limit: Duration, fleet: &Fleet, peers: &Peers) {
         if peers.count() > 0 || fleet.busy() > 0 {
             since = Instant::now();
         }
-        if since.elapsed() >= limit {
+        if since.elapsed() < limit {
+            continue;
+        }
+        let host = fleet.host();
+        if !host.networks.lends(&host.state).await {
             return;
         }
+        since = Instant::now();
     }
 }
 

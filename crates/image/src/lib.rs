@@ -6,10 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod copies;
 mod credentials;
 mod digest;
 mod erofs;
 mod flatten;
+#[doc(hidden)]
+pub mod fuzz;
 mod import;
 mod layer;
 mod limits;
@@ -18,10 +21,12 @@ mod pack;
 mod pull;
 mod record;
 mod reference;
+mod signature;
 mod store;
 mod tree;
 
 pub use blob::BlobError;
+pub use copies::{CopiesError, copies_image};
 pub use credentials::{CredentialsError, credentials_for};
 pub use digest::{Digest, DigestError};
 pub use erofs::ErofsError;
@@ -33,5 +38,6 @@ pub use manifest::ManifestError;
 pub use pack::{PackError, pack_directory};
 pub use pull::{PullError, RequestError};
 pub use record::{ImageConfig, ImageRecord};
-pub use reference::ReferenceError;
+pub use reference::{ReferenceError, repository_of};
+pub use signature::{Key, KeyError};
 pub use store::{Freed, InstallError, Removed, Store, StoreError};

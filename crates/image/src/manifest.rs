@@ -268,3 +268,26 @@ pub(crate) fn choose(index: &ImageIndex, wanted: &Platform) -> Result<Descriptor
     let found = if found.is_empty() { "no platform at all".to_owned() } else { found.join(", ") };
     Err(ManifestError::NoPlatform { wanted: wanted.to_string(), found })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_layers_is_refused() {
+        let parse = |layers: &str| {
+            let blob = |kind: &str| {
+                let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+                format!(
+                    r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{digest}","size":2}}"#
+                )
+            };
+            let (config, layer) = (blob("config.v1+json"), blob("layer.v1.tar"));
+            let layers = layers.replace("LAYER", &layer);
+            let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":{layers}}}"#);
+            Document::parse(text.as_bytes(), &Limits::default())
+        };
+        assert!(matches!(parse("[LAYER]"), Ok(Document::Manifest(_))));
+        assert!(matches!(parse("[]"), Err(ManifestError::Unsupported(_))));
+    }
+}

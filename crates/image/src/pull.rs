@@ -6,6 +6,7 @@
 
 mod http;
 mod registry;
+mod signatures;
 mod token;
 
 use std::collections::HashSet;
@@ -24,10 +25,12 @@ use crate::digest::Digest;
 use crate::manifest::{Descriptor, Document, Manifest, ManifestError, Platform, choose};
 use crate::record::ImageRecord;
 use crate::reference::{self, ReferenceError};
+use crate::signature::Key;
 use crate::store::{InstallError, Store};
 
 pub use http::RequestError;
 use registry::Registry;
+use signatures::Signatures;
 
 /// Layers that arrive at a time.
 const CONCURRENCY: usize = 3;
@@ -85,6 +88,11 @@ pub enum PullError {
     /// The image cannot be used.
     #[error(transparent)]
     Install(#[from] InstallError),
+    /// None of the keys that may sign it did.
+    #[error(
+        "{0} has no signature of a key that is trusted with it: sign it with cosign, or have the policy changed"
+    )]
+    Unsigned(String),
     /// The runtime is going down.
     #[error("the pull was abandoned because the program is ending")]
     Ending,
@@ -100,6 +108,28 @@ impl Store {
         request: &PullRequest,
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<ImageRecord, PullError> {
+        self.pull_by(request, None, progress).await
+    }
+
+    /// The same for an image that one of these keys must have signed: else nothing of it is fetched but its manifest.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn pull_signed(
+        &self,
+        request: &PullRequest,
+        keys: &[Key],
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<ImageRecord, PullError> {
+        self.pull_by(request, Some(keys), progress).await
+    }
+
+    async fn pull_by(
+        &self,
+        request: &PullRequest,
+        keys: Option<&[Key]>,
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<ImageRecord, PullError> {
         let reference = reference::parse(&request.reference)?;
         let wanted = Platform::parse(request.platform.as_deref())?;
         let arrival = self.begin_arrival();
@@ -109,7 +139,12 @@ impl Store {
             progress: &progress,
         };
         progress(Progress::Step(format!("looking up {}", reference.whole())));
-        let (digest, manifest) = pull.manifest(&reference, &wanted).await?;
+        let (found, manifest) = pull.manifest(&reference, &wanted).await?;
+        if let Some(keys) = keys {
+            progress(Progress::Step("looking for a signature".to_owned()));
+            pull.signed(&reference, &found, keys).await?;
+        }
+        let digest = found.image;
         pull.blobs(&manifest).await?;
         progress(Progress::Step("flattening".to_owned()));
         let (store, name) = (self.clone(), reference.whole());
@@ -128,6 +163,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Ending)
 }
 
+/// What a reference led to.
+struct Found {
+    /// The index that the image is of.
+    through: Option<Digest>,
+    /// The image's manifest.
+    image: Digest,
+}
+
 /// One pull.
 struct Pull<'a, P> {
     store: &'a Store,
@@ -141,12 +184,14 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
         &self,
         reference: &Reference,
         wanted: &Platform,
-    ) -> Result<(Digest, Manifest), PullError> {
+    ) -> Result<(Found, Manifest), PullError> {
         let limits = self.store.limits();
         let fetch = async |reference| self.registry.manifest(reference, limits.max_manifest_bytes).await;
         let mut bytes = fetch(reference).await?;
         let mut document = Document::parse(&bytes, limits)?;
+        let mut through = None;
         if let Document::Index(index) = &document {
+            through = Some(Digest::of(&bytes));
             let chosen = choose(index, wanted)?;
             bytes = fetch(&reference.clone_with_digest(chosen.digest.to_string())).await?;
             document = Document::parse(&bytes, limits)?;
@@ -156,8 +201,16 @@ impl<P: Fn(Progress) + Send + Sync> Pull<'_, P> {
             return Err(ManifestError::Unsupported(why).into());
         };
         let blobs = self.store.blobs().clone();
-        let digest = blocking(move || blobs.put(&bytes)).await??;
-        Ok((digest, manifest))
+        let image = blocking(move || blobs.put(&bytes)).await??;
+        Ok((Found { through, image }, manifest))
+    }
+
+    /// Asks for the signature of one of these keys, on the image or on the index that led to it.
+    async fn signed(&self, reference: &Reference, found: &Found, keys: &[Key]) -> Result<(), PullError> {
+        let signatures = Signatures { registry: &self.registry, reference };
+        let signed = [found.through.as_ref(), Some(&found.image)];
+        let signer = signatures.signer(signed.into_iter().flatten(), keys).await?;
+        signer.map(drop).ok_or_else(|| PullError::Unsigned(reference.whole()))
     }
 
     /// Gets all blobs that are not there, each once.

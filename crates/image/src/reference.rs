@@ -23,6 +23,12 @@ pub(crate) fn parse(text: &str) -> Result<Reference, ReferenceError> {
     })
 }
 
+/// The registry and repository that a reference is of, such as `docker.io/library/busybox`; none: it is no reference.
+pub fn repository_of(reference: &str) -> Option<String> {
+    let reference = parse(reference).ok()?;
+    Some(format!("{}/{}", reference.registry(), reference.repository()))
+}
+
 /// Checks the name that an imported image is to have: it is found again exactly as typed.
 ///
 /// # Errors

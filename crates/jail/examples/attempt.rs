@@ -2,11 +2,12 @@
 //!
 //! `attempt WALL NAME [WHERE]`: the wall is `none`, `process` (what the whole process is in) or the role of a thread, which
 //! adds the list of its system calls. Prints `done`, or the number of the error that refused it. `tests/walls.rs`
-//! runs it.
+//! runs it. `attempt measure` says instead how long it took to put the walls up; `cargo xtask bench jail` runs that.
 #![allow(unsafe_code, reason = "system calls as an attacker makes them: by number, with any argument")]
 
 use std::ffi::CString;
 use std::io::{self, Write};
+use std::time::Instant;
 
 use hull_jail::seccomp::{self, Role};
 use hull_jail::vmm::VmmJail;
@@ -19,14 +20,13 @@ const THREADS: u32 = 12;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args == ["measure"] {
+        return measure();
+    }
     let [wall, name, rest @ ..] = args.as_slice() else { panic!("attempt WALL NAME [WHERE]") };
     let target = rest.first().map_or("", String::as_str);
     if wall != "none" {
-        let jail =
-            VmmJail { first_user: Some(FIRST_USER), last_descriptor: 2, descriptors: 16, threads: THREADS };
-        for missing in jail.enter().expect("the jail") {
-            eprintln!("{missing}");
-        }
+        enter();
     }
     if let Some((_, role)) = Role::NAMES.into_iter().find(|(known, _)| known == wall) {
         seccomp::confine(role).expect("the wall");
@@ -36,6 +36,30 @@ fn main() {
         Err(error) => format!("{}\n", error.raw_os_error().unwrap_or(-1)),
     };
     let _read_by_the_test = io::stdout().write_all(line.as_bytes());
+}
+
+fn enter() {
+    let jail =
+        VmmJail { first_user: Some(FIRST_USER), last_descriptor: 2, descriptors: 16, threads: THREADS };
+    for missing in jail.enter().expect("the jail") {
+        eprintln!("{missing}");
+    }
+}
+
+/// Puts up every wall of a VMM with one processor; a line for each: its name, and how many microseconds that took.
+fn measure() {
+    let start = Instant::now();
+    enter();
+    println!("process {}", start.elapsed().as_micros());
+    for (name, role) in Role::NAMES {
+        // On a thread of its own, as in a VMM: who is behind a wall starts no more threads.
+        let took = std::thread::spawn(move || {
+            let start = Instant::now();
+            seccomp::confine(role).expect("the wall");
+            start.elapsed()
+        });
+        println!("{name} {}", took.join().expect("a thread").as_micros());
+    }
 }
 
 /// What a call came to.
@@ -152,6 +176,7 @@ fn process(name: &str, target: &str) -> io::Result<()> {
         }
         "priority" => call!(libc::SYS_setpriority, 0, victim, -1),
         "fork-bomb" => return fork_bomb(),
+        "fill-memory" => return fill_memory(),
         _ => return kernel(name),
     }
     .map(drop)
@@ -169,6 +194,19 @@ fn fork_bomb() -> io::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Takes memory until it is refused, or 256 MiB.
+fn fill_memory() -> io::Result<()> {
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        let mut block: Vec<u8> = Vec::new();
+        block.try_reserve_exact(1 << 20).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        block.resize(1 << 20, 1);
+        held.push(block);
+    }
+    std::hint::black_box(held);
     Ok(())
 }
 

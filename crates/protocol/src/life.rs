@@ -180,6 +180,8 @@ pub enum Subject {
     Image,
     /// A kernel bundle.
     Kernel,
+    /// A volume.
+    Volume,
 }
 
 /// Something that happened, as `GET /v1/events` tells it.
@@ -254,7 +256,7 @@ pub struct DiskUsage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskUse {
-    /// `microvms`, `images`, `kernels`.
+    /// `microvms`, `volumes`, `images`, `kernels`.
     pub kind: String,
     /// How many there are.
     pub count: usize,
@@ -277,6 +279,9 @@ pub struct PruneRequest {
     /// Leave microVMs that do not run.
     #[serde(default)]
     pub keep_microvms: bool,
+    /// Volumes that no microVM was made with, and all that is in them.
+    #[serde(default)]
+    pub volumes: bool,
 }
 
 /// What a prune removed.
@@ -287,6 +292,9 @@ pub struct Pruned {
     pub microvms: Vec<String>,
     /// Names or digests of images.
     pub images: Vec<String>,
+    /// Names of volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// Disk space given back.
     pub freed: Bytes,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::WindowSize;
 use crate::health::HealthSpec;
 use crate::life::{HostLimits, RestartPolicy};
+use crate::mount::MountSpec;
 use crate::network::NetworkingSpec;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
@@ -88,9 +89,18 @@ pub struct ContainerSpec {
     /// The root is read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Capabilities besides Docker's default set, such as `NET_ADMIN`, or `ALL`; within the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Capabilities to be without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<Bytes>,
+    /// Volumes, memory and files of the host that it sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
     /// How its health is checked; as the image says when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,

@@ -332,3 +332,6 @@ impl<'a> Writer<'a> {
         self.0.gather(vecs)
     }
 }
+
+#[cfg(test)]
+mod exhaustive;

@@ -296,4 +296,6 @@ fn replace(value: &mut u64, part: Half, bits: u32) {
 }
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod tests;

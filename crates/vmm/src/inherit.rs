@@ -43,7 +43,15 @@ pub fn plan(slots: &mut Slots) -> Result<BootPlan, InheritError> {
     let file = slots.take(PLAN_SLOT).map_err(|_| InheritError::NoPlan(io::ErrorKind::NotFound.into()))?;
     let mut text = String::new();
     file.take(PLAN_MAX).read_to_string(&mut text).map_err(InheritError::NoPlan)?;
-    let plan: BootPlan = serde_json::from_str(&text)?;
+    read(&text)
+}
+
+/// A plan from its text, with its numbers checked.
+///
+/// # Errors
+/// When it asks for what no machine has.
+pub fn read(text: &str) -> Result<BootPlan, InheritError> {
+    let plan: BootPlan = serde_json::from_str(text)?;
     check(&plan)?;
     Ok(plan)
 }

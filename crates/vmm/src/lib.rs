@@ -33,6 +33,12 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::inherit::Slots;
 use crate::machine::Machine;
 
+/// A door for `tests/fuzz`: the plan in a text, if a machine could be built from it.
+#[doc(hidden)]
+pub fn acceptable_plan(text: &str) -> Option<BootPlan> {
+    inherit::read(text).ok()
+}
+
 /// The argument with which `hull doctor` asks what the jail goes without on this host.
 const PROBE: &str = "--probe-jail";
 

@@ -3,6 +3,7 @@
 //! Everything shown was measured in this run: times on a clock that counts instructions, exits by KVM's own
 //! tracepoints and counters, memory from smaps. The numbers of other machines carry over as ratios only.
 
+mod jail;
 mod near;
 mod net;
 mod peer;
@@ -52,6 +53,7 @@ struct Figures {
 type Measured = Vec<(String, Figures)>;
 
 const USAGE: &str = "usage: cargo xtask bench boot|net [--json] [--rounds N] [--peer NAME=PATH] ...
+       cargo xtask bench jail
 
 Each figure is the median of N boots, 5 unless told. PATH is the program of Firecracker, Cloud Hypervisor,
 QEMU or another Hull, told by its file name.";
@@ -61,6 +63,7 @@ pub fn run(args: &[String]) -> Result<()> {
     match args.split_first() {
         Some((verb, rest)) if verb == "boot" => boot(rest),
         Some((verb, rest)) if verb == "net" => net::run(rest),
+        Some((verb, [])) if verb == "jail" => jail::run(),
         // What the above run in the lab.
         Some((verb, rest)) if verb == "net-in-lab" => net::run_in_lab(rest),
         Some((verb, rest)) if verb == "boot-in-lab" => taken::run(rest),

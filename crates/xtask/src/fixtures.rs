@@ -88,10 +88,12 @@ pub fn bare() -> Result<PathBuf> {
         "platform.c",
         "virtio.c",
         "devices.c",
+        "socket.c",
         "net.c",
         "registers.c",
         "rings.c",
         "requests.c",
+        "siege.c",
     ];
     for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
         let half = place.join(format!("{name}.half"));
@@ -191,7 +193,10 @@ fn kernel_from(package: &str, suffix: &str, apt: &[String]) -> Result<Kernel> {
 /// Downloads a package and unpacks it beside its file, which is returned; nothing is installed.
 pub fn unpack(package: &str, apt: &[String], place: &Path) -> Result<PathBuf> {
     // apt refuses to download as its own user into a directory of root's; that is a warning only.
-    check(Command::new("apt-get").args(apt).args(["download", "-q", package]).current_dir(place))?;
+    let mut download = Command::new("apt-get");
+    download.args(apt).args(["download", "-q", package]).current_dir(place);
+    // Standard output is for what was asked for.
+    check(download.stdout(std::process::Stdio::null()))?;
     let is_it = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(&format!("{package}_")) && name.ends_with(".deb")

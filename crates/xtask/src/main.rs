@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod emulator;
 mod fixtures;
+mod fuzz;
 mod images;
 mod lab;
 mod openapi;
@@ -20,16 +21,20 @@ const USAGE: &str = "usage: cargo xtask VERB
   demo                    set up, build, and boot a microVM
   test                    set up, and run every test
   check                   formatting, lints, dependency law, sizes
+  fuzz [--minutes N] [--part K/N] [TARGET...]
+                          fuzz each target for so long (10 minutes), all of them or a part
   bench boot [--json] [--peer NAME=PATH]
                           measure a boot beside others', in the lab on a clock that counts instructions
   bench net [--json] [--peer NAME=PATH]
                           measure a network card beside QEMU's, in the same lab
+  bench jail              measure what a VMM's jail costs at its start, on this host
   lab [--emulate | --count] -- CMD
                           run CMD where KVM can boot Linux: here, or in the lab
   openapi                 write resources/openapi.json anew, from the handlers
   api-test [--examples N] [--seed N]
                           ask a daemon whatever its API document allows and forbids
   fixtures                make what the tests need besides the programs
+  manual                  write the manual's pages and the shells' completions
   programs                build hull, hull-vmm and the static hull-agent";
 
 fn main() -> ExitCode {
@@ -42,12 +47,14 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(rest),
         Some("openapi") => openapi::renew(),
         Some("api-test") => openapi::test(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("lab") => return lab::command(rest),
         Some("fixtures") => fixtures::guest()
             .and_then(|_| fixtures::bare())
             .and_then(|_| fixtures::net())
             .and_then(|_| images::images())
             .map(drop),
+        Some("manual") => programs::manual(),
         Some("programs") => programs::build().map(drop),
         _ => {
             eprintln!("{USAGE}");

@@ -1,10 +1,11 @@
 //! Hull's own programs, built the one way that demo, tests and lab share.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 
-use crate::shell::{cargo, check, target};
+use crate::shell::{cargo, check, output, target};
 
 /// Programs that stand alone are linked statically, which needs the target to be named.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -13,6 +14,20 @@ const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 pub fn build() -> Result<PathBuf> {
     check(cargo().args(["build", "--profile", "lab", "--package", "hull"]))?;
     build_beside_hull()
+}
+
+/// Writes the manual's pages and the shells' completions, for whoever packs Hull; says where they are.
+pub fn manual() -> Result<()> {
+    let hull = build()?.join("hull");
+    let (pages, completions) = (target().join("man"), target().join("completions"));
+    check(Command::new(&hull).arg("manual").arg(&pages))?;
+    std::fs::create_dir_all(&completions)?;
+    for (shell, file) in [("bash", "hull.bash"), ("zsh", "_hull"), ("fish", "hull.fish")] {
+        let script = output(&hull.display().to_string(), &["completion", shell])?;
+        std::fs::write(completions.join(file), script)?;
+    }
+    println!("{}\n{}", pages.display(), completions.display());
+    Ok(())
 }
 
 /// Builds what `hull` starts, and puts it beside it; returns their directory.

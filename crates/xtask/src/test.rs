@@ -12,7 +12,7 @@ use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
 
 /// The test programs whose guests run on any KVM, or are stood in for.
-const BARE: [&str; 8] = ["bare", "card", "control", "jail", "kill", "life", "network", "tenants"];
+const BARE: [&str; 9] = ["bare", "card", "control", "hostile", "jail", "kill", "life", "network", "tenants"];
 
 /// How many labs the system tests may use up.
 const LAB_TRIES: usize = 3;
@@ -46,7 +46,17 @@ struct Counts {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&["acpica-tools", "gcc", "iproute2", "libc6-dev", "nftables", "openssl", "python3"])?;
+    need_packages(&[
+        "acpica-tools",
+        "curl",
+        "gcc",
+        "iproute2",
+        "libc6-dev",
+        "nftables",
+        "openssl",
+        "python3",
+        "wrk",
+    ])?;
     let all = build()?;
     programs::build_beside_hull()?;
     set_up()?;

@@ -90,3 +90,5 @@ void echo_socket(void);
 void forge_frames(void);
 void flood_host(void);
 void receive_flood(void);
+/* The storm of this name; whether there is one. Most never end. */
+int lay_siege(const char *name);

@@ -108,5 +108,7 @@ void main(const void *start, int pvh)
 	if (pvh)
 		show_start(info);
 	run(option(cmdline, "do="));
+	if (*option(cmdline, "siege="))
+		report(lay_siege(option(cmdline, "siege=")), "siege", "known");
 	end(option(cmdline, "end="));
 }

@@ -100,3 +100,5 @@ int broken(struct device *device);
 /* Uses the device as it should be, from its reset on; whether it did as asked. */
 int works(struct device *device);
 int net_works(struct device *device);
+int socket_works(struct device *device);
+void flood_sockets(void);

@@ -1,6 +1,7 @@
 //! The host's side of the protocol, as a test speaks it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use hull_agent::server::{Guest, Listener, Server};
 use hull_protocol::agent::{
-    AgentError, Command, DEFAULT_CAPABILITIES, Event, Message, ProcessExit, ProcessSpec, Ready, Request,
-    Setup, StreamHello, StreamKind,
+    AgentError, Command, DEFAULT_CAPABILITIES, Event, Message, Mount, ProcessExit, ProcessSpec, Ready,
+    Request, Setup, StreamHello, StreamKind,
 };
 use hull_protocol::frame;
 use hull_protocol::transfer::{Answer, Query};
@@ -30,11 +31,13 @@ pub struct Agent {
     directory: TempDir,
     pub name: String,
     read_only: bool,
+    mounts: Vec<Mount>,
 }
 
 /// What a test wants otherwise.
 pub struct Options {
     pub read_only: bool,
+    pub mounts: Vec<Mount>,
     pub cgroups: PathBuf,
     pub stream_wait: Duration,
     pub shut_down: fn(),
@@ -44,7 +47,8 @@ impl Default for Options {
     fn default() -> Self {
         let shut_down = || panic!("this test does not shut the guest down");
         // The machine that tests run on may have no control groups of version 2: most do without.
-        Self { read_only: false, cgroups: "/nonexistent".into(), stream_wait: image::WAIT, shut_down }
+        let (cgroups, stream_wait) = ("/nonexistent".into(), image::WAIT);
+        Self { read_only: false, mounts: Vec::new(), cgroups, stream_wait, shut_down }
     }
 }
 
@@ -72,7 +76,7 @@ impl Agent {
         let listen = |name| Listener::Unix(UnixListener::bind(directory.path().join(name)).unwrap());
         let (control, streams, transfers) = (listen("control"), listen("streams"), listen("transfers"));
         thread::spawn(move || Arc::new(server).serve(control, streams, transfers));
-        Self { directory, name: name.to_owned(), read_only: options.read_only }
+        Self { directory, name: name.to_owned(), read_only: options.read_only, mounts: options.mounts }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -108,6 +112,8 @@ impl Agent {
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
             interfaces: Vec::new(),
+            volumes: Vec::new(),
+            mounts: self.mounts.clone(),
         }
     }
 
@@ -192,6 +198,37 @@ impl Started {
             status: exit.status,
             oom_killed: exit.oom_killed,
         }
+    }
+
+    /// Gives it so many bytes, all of which must come back.
+    pub fn echoes(mut self, length: u64) {
+        let mut stdin = self.stdin.take().unwrap();
+        let writer = thread::spawn(move || {
+            let mut sum = DefaultHasher::new();
+            for number in 0..length >> 16 {
+                let chunk: Vec<u8> =
+                    (0..8192_u64).flat_map(|i| (i * 0x9e37_79b9 + number).to_le_bytes()).collect();
+                sum.write(&chunk);
+                stdin.write_all(&chunk).unwrap();
+            }
+            end(&stdin);
+            (sum.finish(), stdin)
+        });
+        let (mut sum, mut total, mut chunk) = (DefaultHasher::new(), 0, [0; 65536]);
+        loop {
+            match self.stdout.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(length) => {
+                    total += length as u64;
+                    sum.write(&chunk[..length]);
+                }
+                // A time limit makes a socket's calls end at any signal, such as the C library's to all threads.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("after {total} bytes: {error}"),
+            }
+        }
+        let (sent, _stdin) = writer.join().unwrap();
+        assert_eq!((total, sum.finish()), (length, sent));
     }
 }
 

@@ -196,7 +196,13 @@ fn processes_are_listed_as_the_container_knows_them() {
     let spec = ProcessSpec { user: "web".into(), ..beside("other", "sleep 77 & echo up; wait") };
     let mut other = agent.start(&mut control, spec).unwrap();
     assert_eq!(other.line(), "up");
-    let Answer::Processes(all) = agent.query(&Query::Processes).1.unwrap() else { panic!() };
+    // The shell does not wait until its child is the program that it asked for.
+    let listed = (0..600).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let Answer::Processes(all) = agent.query(&Query::Processes).1.unwrap() else { panic!() };
+        all.iter().any(|process| process.command == "sleep 77").then_some(all)
+    });
+    let all = listed.unwrap();
     let line = |process: &hull_protocol::exec::ContainerProcess| {
         (process.user.clone(), process.ppid, process.command.clone())
     };

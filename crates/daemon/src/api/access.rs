@@ -31,6 +31,8 @@ fn needs(method: &Method, route: &str) -> Need {
     match route {
         _ if below("/v1/audit") || below("/metrics") => Need::Host,
         _ if (below("/v1/tenants") || below("/v1/kernels")) && !reads => Need::Host,
+        // A tap of the host's, for a VM that is no tenant's.
+        _ if below("/v1/networks/{name}/cards") => Need::Host,
         _ if below("/v1/tokens") => Need::Scope(Scope::Admin),
         _ if reads => Need::Scope(Scope::Read),
         _ => Need::Scope(Scope::Operate),
@@ -111,19 +113,34 @@ mod tests {
 
     #[test]
     fn every_kind_of_route_is_for_whom_it_should_be() {
-        for route in
-            ["/v1/microvms", "/v1/microvms/{id}/logs", "/v1/kernels", "/v1/tenants/{name}", "/v1/events"]
-        {
+        for route in [
+            "/v1/microvms",
+            "/v1/microvms/{id}/logs",
+            "/v1/volumes",
+            "/v1/volumes/{name}",
+            "/v1/kernels",
+            "/v1/tenants/{name}",
+            "/v1/events",
+        ] {
             assert_eq!(row(Method::GET, route), "yyyyyy", "{route}");
             assert_eq!(row(Method::HEAD, route), "yyyyyy", "{route}");
         }
-        for route in
-            ["/v1/microvms", "/v1/microvms/{id}/exec", "/v1/exec/{id}/start", "/v1/system/prune", "/v1/new"]
-        {
+        for route in [
+            "/v1/volumes",
+            "/v1/volumes/{name}",
+            "/v1/volumes/prune",
+            "/v1/microvms",
+            "/v1/microvms/{id}/exec",
+            "/v1/exec/{id}/start",
+            "/v1/system/prune",
+            "/v1/new",
+        ] {
             for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
                 assert_eq!(row(method, route), "nyynyy", "{route}");
             }
         }
+        assert_eq!(row(Method::POST, "/v1/networks/{name}/cards"), "nnnnny");
+        assert_eq!(row(Method::DELETE, "/v1/networks/{name}/cards/{tap}"), "nnnnny");
         assert_eq!(row(Method::GET, "/v1/tokens"), "nnynny");
         assert_eq!(row(Method::DELETE, "/v1/tokens/{id}"), "nnynny");
         for route in ["/v1/audit", "/metrics"] {

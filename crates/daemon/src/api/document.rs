@@ -1,5 +1,8 @@
 //! The OpenAPI document, version 3.1, from the operations and the types they speak.
 
+#[path = "document_words.rs"]
+mod words;
+
 use std::collections::BTreeMap;
 
 use hull_protocol::api::{Problem, Resource};
@@ -7,9 +10,10 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use self::words::{ABOUT, PLACES, TAGS, answer_headers, request_headers};
 use super::access;
 use super::docs::is_open;
-use super::operation::{Answer, Content, NDJSON, Operation, PROBLEM, STREAM};
+use super::operation::{Answer, Content, NDJSON, Operation, PROBLEM};
 use super::problem::{KNOWN, Known};
 
 /// The kinds of problems that every request can end in.
@@ -17,93 +21,6 @@ const ALWAYS: [&str; 6] =
     ["invalid", "unauthorized", "forbidden", "not-found", "too-many-requests", "internal"];
 /// The kind for a body over the limit.
 const TOO_LARGE: &str = "too-large";
-
-const ABOUT: &str = "Hull runs each container image in a microVM of its own. Over the unix socket of the daemon \
-(`curl --unix-socket /run/hull/hull.sock http://hull/v1/system`) the kernel says who you are, and no token is needed; over \
-TCP every request carries one. Failures are `application/problem+json` (RFC 9457): a client acts on the `type`, a person \
-reads the `detail`. Unknown fields and parameters are refused. Fields that are not set are left out of answers. Sizes are \
-in bytes, times are RFC 3339, UTC.";
-
-/// What the tags are about, in the order in which they are shown.
-const TAGS: [(&str, &str); 11] = [
-    ("microvms", "MicroVMs, each with one container: their life, streams, logs, files and measurements."),
-    ("exec", "Further processes in running containers."),
-    ("images", "Images in the store."),
-    ("kernels", "Kernel bundles."),
-    ("networks", "Networks, and who is on them."),
-    ("events", "What happens, as it happens."),
-    ("system", "The daemon itself."),
-    ("tenants", "Who shares the host, and how much each may have."),
-    ("tokens", "Tokens for access over TCP."),
-    ("audit", "Who did what."),
-    ("openapi.json", "This document."),
-];
-
-/// What the name in a path is, by tag.
-const PLACES: [(&str, &str); 8] = [
-    ("microvms", "The microVM's id, the beginning of one that no other begins with, or its name."),
-    ("exec", "The id of the process, as it was answered when it was made."),
-    (
-        "images",
-        "A name, a digest, or the beginning of one that no other begins with; `/` in it is written `%2F`.",
-    ),
-    ("kernels", "The bundle's name."),
-    ("networks", "The network's name or id."),
-    ("tenants", "The tenant's name."),
-    ("tokens", "The token's id: 16 hexadecimal digits, not the token itself."),
-    ("system", "The kind: the part of a problem's `type` after `/problems/`."),
-];
-
-/// Headers of requests: what they are, whether they must be there, their schema.
-fn request_headers() -> [(&'static str, &'static str, bool, Value); 5] {
-    [
-        (
-            "Hull-Tenant",
-            "The tenant that somebody who administers the host acts for; else one's own.",
-            false,
-            json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$"}),
-        ),
-        (
-            "Idempotency-Key",
-            "A name of this request, such as a UUID: sent again with the same, it makes nothing new but gets the same answer.",
-            false,
-            json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
-        ),
-        (
-            "If-Match",
-            "The `ETag` that the change is meant for: it is refused when there is another by now. `*` is any.",
-            false,
-            json!({"type": "string", "pattern": "^(\\*|\"[0-9]{1,19}\")$"}),
-        ),
-        (
-            "Last-Event-ID",
-            "Events after this number; it goes before `after`.",
-            false,
-            json!({"type": "integer", "format": "uint64", "minimum": 0}),
-        ),
-        (
-            "Upgrade",
-            "The protocol that the connection is to speak, with `Connection: Upgrade`.",
-            true,
-            json!({"type": "string", "enum": [STREAM]}),
-        ),
-    ]
-}
-
-/// Headers of answers.
-fn answer_headers() -> [(&'static str, &'static str, Value); 8] {
-    let text = json!({"type": "string"});
-    [
-        ("Connection", "`Upgrade`.", text.clone()),
-        ("ETag", "The revision of what is answered, for `If-Match`.", text.clone()),
-        ("Idempotency-Replayed", "`true` when this is the answer to an earlier request.", text.clone()),
-        ("Link", "The next page (RFC 8288), where there is one.", text.clone()),
-        ("Location", "The path of what was made.", text.clone()),
-        ("Retry-After", "Seconds to wait.", json!({"type": "integer", "minimum": 1})),
-        ("Upgrade", "The protocol that the connection now speaks.", text.clone()),
-        ("WWW-Authenticate", "`Bearer`.", text),
-    ]
-}
 
 /// The document of these operations.
 pub(super) fn of(operations: &[Operation]) -> Value {
@@ -176,10 +93,11 @@ impl Document {
     }
 
     fn parameters(&mut self, operation: &Operation, open: bool) -> Vec<Value> {
-        let place = PLACES.iter().find(|(tag, _)| *tag == operation.tag()).map_or("", |(_, about)| about);
         let in_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
         let mut all: Vec<Value> = in_path
             .map(|name| {
+                let place = PLACES.iter().find(|(place, _)| *place == name || *place == operation.tag());
+                let place = place.map_or("", |(_, about)| about);
                 let schema = json!({"type": "string", "minLength": 1});
                 json!({"name": name, "in": "path", "required": true, "description": place, "schema": schema})
             })

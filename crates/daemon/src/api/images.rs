@@ -11,7 +11,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use hull_image::{Digest, ImageRecord, ImportKind};
+use hull_image::{Digest, ImageRecord, ImportKind, Store};
 use hull_protocol::api::{Image, Progress, PullRequest};
 use hull_protocol::life::Subject;
 use schemars::JsonSchema;
@@ -24,6 +24,7 @@ use super::kernels::blocking;
 use super::operation::{NDJSON, Operation, delete, done, get, json, lines, post};
 use super::problem::ApiError;
 use super::{Api, Remove, body, page, query};
+use crate::trust::Wanted;
 
 /// What is asked of images.
 pub(super) fn operations() -> Vec<Operation> {
@@ -99,17 +100,31 @@ pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Respons
         let shown = lines.clone();
         // A client that is slow to read misses steps on the way, never the last line.
         let report = move |step| drop(shown.try_send(step));
-        let last = match images.pull(&request, report).await {
+        let last = match bring(&api, &images, &request, report).await {
             Ok(image) => {
                 tell(&api, "pull", &image);
                 Progress::Done(Box::new(Image::from(&image)))
             }
-            Err(error) => Progress::Failed(ApiError::from(error).into_problem()),
+            Err(error) => Progress::Failed(error.into_problem()),
         };
         let _left = lines.send(last).await;
     });
     // A client that goes away ends its pull.
     Ok(ndjson(progress, AbortOnDropHandle::new(pull)))
+}
+
+/// Pulls an image as the image policy wants it.
+async fn bring(
+    api: &Api,
+    images: &Store,
+    request: &PullRequest,
+    progress: impl Fn(Progress) + Send + Sync,
+) -> Result<ImageRecord, ApiError> {
+    let pulled = match api.fleet.policy().pull(api.fleet.tenant(), &request.reference)? {
+        Wanted::Anything => images.pull(request, progress).await,
+        Wanted::SignedBy(keys) => images.pull_signed(request, keys, progress).await,
+    };
+    Ok(pulled?)
 }
 
 /// Tells those who follow events.
@@ -141,6 +156,7 @@ struct Import {
 /// Answers once the whole body has been read: the client knows what it has sent.
 pub(super) async fn import(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, ApiError> {
     let Import { name, kind } = query(&uri)?;
+    api.fleet.policy().import(api.fleet.tenant(), &name)?;
     let stream = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     let image = api.fleet.room_for_images()?.import(stream, &name, kind, |_step| {}).await?;
     tell(&api, "import", &image);

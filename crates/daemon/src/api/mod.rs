@@ -24,6 +24,7 @@ mod streams;
 mod system;
 mod tenants;
 mod tokens;
+mod volumes;
 
 use std::convert::Infallible;
 
@@ -69,6 +70,7 @@ fn operations() -> Vec<Operation> {
         images::operations(),
         kernels::operations(),
         networks::operations(),
+        volumes::operations(),
         events::operations(),
         system::operations(),
         tenants::operations(),

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use hull_protocol::api::{Network, NetworkSpec};
+use hull_protocol::api::{Network, NetworkSpec, PlainCard, PlainCardSpec};
 
 use super::access::Made;
 use super::operation::{Operation, delete, done, get, json, post};
@@ -32,6 +32,14 @@ pub(super) fn operations() -> Vec<Operation> {
         delete("/v1/networks/{name}", remove, "removeNetwork", "Remove a network that nobody is on")
             .answers(done("It is gone."))
             .fails(&["no-such-network", "conflict", "no-networks"]),
+        post("/v1/networks/{name}/cards", lend, "lendCard", "Lend a card to a plain VM, which its user boots")
+            .notes("Its tap waits for a minute to be opened, and the card is given back when nobody has it open any more.")
+            .body::<PlainCardSpec>()
+            .answers(json::<PlainCard>(201, "The card, and its network."))
+            .fails(&["no-such-network", "conflict", "over-quota", "no-networks"]),
+        delete("/v1/networks/{name}/cards/{tap}", give_back, "giveBackCard", "Give a plain VM's card back")
+            .answers(done("It is gone."))
+            .fails(&["no-such-network", "conflict", "no-networks"]),
     ]
 }
 
@@ -56,5 +64,23 @@ pub(super) async fn inspect(
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     api.fleet.remove_network(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn lend(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<PlainCard>), ApiError> {
+    access::whole(&api)?;
+    Ok((StatusCode::CREATED, Json(api.fleet.lend_card(&name, &body(&bytes)?).await?)))
+}
+
+pub(super) async fn give_back(
+    State(api): State<Api>,
+    Path((name, tap)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    access::whole(&api)?;
+    api.fleet.give_back_card(&name, &tap).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@ use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
 use super::operation::PROBLEM;
+use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
@@ -15,6 +16,8 @@ use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
+use crate::trust::Untrusted;
+use crate::volumes::VolumeError;
 
 /// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
 /// meaning; `docs/problems.md` and `/problems/{kind}` explain them.
@@ -34,7 +37,7 @@ const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'
 }
 
 /// Every kind there is.
-pub const KNOWN: [Known; 23] = [
+pub const KNOWN: [Known; 24] = [
     known(
         "invalid",
         400,
@@ -52,6 +55,12 @@ pub const KNOWN: [Known; 23] = [
         403,
         "Not for you",
         "What you are, or your token's scope, does not allow this. The detail says what would.",
+    ),
+    known(
+        "untrusted-image",
+        403,
+        "The image is not trusted",
+        "The host's image policy wants another image, or this one signed by a key that it names. The detail says which.",
     ),
     known("not-found", 404, "Not found", "What the path names does not exist, or not for you."),
     known(
@@ -241,11 +250,13 @@ impl From<FleetError> for ApiError {
             FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
+            FleetError::HostFiles => Self::of("forbidden", error.to_string()),
             FleetError::Quota(_) => Self::of("over-quota", error.to_string()),
             FleetError::Space(_) | FleetError::Full => Self::of("no-space", error.to_string()),
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
+            FleetError::Volume(error) => error.into(),
             FleetError::Directory(_) => Self::internal(&error),
         }
     }
@@ -257,7 +268,9 @@ impl From<StateError> for ApiError {
             StateError::NameTaken(_) => Self::of("name-taken", error.to_string()),
             StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
             StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
-            StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::CardInUse(_) | StateError::Lease(_) => Self::conflict(error.to_string()),
+            StateError::VolumeTaken(_) | StateError::VolumeInUse(..) => Self::conflict(error.to_string()),
+            StateError::NoCard(_) | StateError::NoVolume(_) => Self::not_found(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
             }
@@ -284,6 +297,21 @@ impl From<NetworkError> for ApiError {
     }
 }
 
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::State(error) => error.into(),
+            VolumeError::Name(_) | VolumeError::Shrinks { .. } | VolumeError::Disk(DiskError::Size(_)) => {
+                Self::invalid(error.to_string())
+            }
+            VolumeError::Quota(_) => Self::of("over-quota", error.to_string()),
+            VolumeError::Space(_) => Self::of("no-space", error.to_string()),
+            VolumeError::Locked(_) => Self::conflict(error.to_string()),
+            VolumeError::Disk(_) | VolumeError::Io(..) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<TenantError> for ApiError {
     fn from(error: TenantError) -> Self {
         match error {
@@ -305,6 +333,7 @@ impl From<MicrovmError> for ApiError {
                 Self::of("over-capacity", error.to_string())
             }
             MicrovmError::NoRoom(NoRoom::Quota(_)) => Self::of("over-quota", error.to_string()),
+            MicrovmError::NoRoom(NoRoom::Held(_)) => Self::conflict(error.to_string()),
             MicrovmError::NoRoom(NoRoom::Space(_)) => Self::of("no-space", error.to_string()),
             MicrovmError::Name(_) => Self::invalid(error.to_string()),
             MicrovmError::Changed(_) => Self::of("precondition-failed", error.to_string()),
@@ -356,6 +385,12 @@ impl From<hull_image::StoreError> for ApiError {
     }
 }
 
+impl From<Untrusted> for ApiError {
+    fn from(error: Untrusted) -> Self {
+        Self::of("untrusted-image", error.to_string())
+    }
+}
+
 impl From<KernelError> for ApiError {
     fn from(error: KernelError) -> Self {
         match &error {
@@ -374,6 +409,9 @@ impl From<hull_image::PullError> for ApiError {
     fn from(error: hull_image::PullError) -> Self {
         if let hull_image::PullError::Install(error @ InstallError::NoRoom { .. }) = &error {
             return Self::of("over-quota", error.to_string());
+        }
+        if let hull_image::PullError::Unsigned(_) = &error {
+            return Self::of("untrusted-image", error.to_string());
         }
         // Nearly always the registry, the reference or the image; the text names which.
         Self::new(422, "pull-failed", "The image could not be pulled", chain(&error))

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use hull_protocol::exec::ExecSpec;
 use hull_protocol::health::{Health, HealthResult, HealthStatus};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::exec::Execs;
@@ -30,23 +30,45 @@ pub(super) fn watch(
     plan: Option<HealthPlan>,
     known: Option<Health>,
     execs: Arc<Execs>,
+    paused: watch::Receiver<bool>,
     told: mpsc::Sender<Told>,
 ) -> JoinSet<()> {
     let mut checks = JoinSet::new();
     if let Some(plan) = plan {
-        checks.spawn(check_on(plan, known.unwrap_or_else(unknown), execs, told));
+        checks.spawn(check_on(plan, known.unwrap_or_else(unknown), execs, paused, told));
     }
     checks
 }
 
-async fn check_on(plan: HealthPlan, mut health: Health, execs: Arc<Execs>, told: mpsc::Sender<Told>) {
+async fn check_on(
+    plan: HealthPlan,
+    mut health: Health,
+    execs: Arc<Execs>,
+    mut paused: watch::Receiver<bool>,
+    told: mpsc::Sender<Told>,
+) {
     let begun = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(plan.interval).await;
-        let result = check(&plan, &execs).await;
+        let Some(result) = at_work(&mut paused, || check(&plan, &execs)).await else { return };
         judge(&mut health, &plan, begun.elapsed(), result);
         if told.send(Told::Health(health.clone())).await.is_err() {
             return;
+        }
+    }
+}
+
+/// The result of a check that no pause came into: a guest that stands still is neither healthy nor unhealthy. None: the
+/// run is over.
+async fn at_work<F: Future<Output = HealthResult>>(
+    paused: &mut watch::Receiver<bool>,
+    check: impl Fn() -> F,
+) -> Option<HealthResult> {
+    loop {
+        paused.wait_for(|paused| !*paused).await.ok()?;
+        let result = check().await;
+        if !paused.has_changed().ok()? {
+            return Some(result);
         }
     }
 }
@@ -86,6 +108,39 @@ fn judge(health: &mut Health, plan: &HealthPlan, since_start: Duration, result: 
 mod tests {
     use super::*;
 
+    fn result(status: i32) -> HealthResult {
+        HealthResult { started_at: String::new(), finished_at: String::new(), status, output: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_check_that_a_pause_came_into_is_made_again() {
+        let pause = watch::Sender::new(false);
+        let mut paused = pause.subscribe();
+        let made = std::cell::Cell::new(0);
+        let check = || async {
+            made.set(made.get() + 1);
+            if made.get() == 1 {
+                pause.send_replace(true);
+                pause.send_replace(false);
+            }
+            result(made.get())
+        };
+        assert_eq!(at_work(&mut paused, check).await.map(|result| result.status), Some(2));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_checked_while_it_is_paused() {
+        let pause = watch::Sender::new(true);
+        let mut paused = pause.subscribe();
+        tokio::select! {
+            biased;
+            _ = at_work(&mut paused, || async { result(0) }) => panic!("it was checked"),
+            () = std::future::ready(()) => {}
+        }
+        drop(pause);
+        assert!(at_work(&mut paused, || async { result(0) }).await.is_none());
+    }
+
     /// The verdicts, by their first letters, after checks with these statuses, one a second.
     fn verdicts(start_period: u64, retries: u32, statuses: &[i32]) -> String {
         let plan = HealthPlan {
@@ -96,12 +151,6 @@ mod tests {
             retries,
         };
         let mut health = unknown();
-        let result = |status| HealthResult {
-            started_at: String::new(),
-            finished_at: String::new(),
-            status,
-            output: String::new(),
-        };
         let verdict = |(second, status): (u64, &i32)| {
             judge(&mut health, &plan, Duration::from_secs(second), result(*status));
             assert!(health.log.len() <= LOG_MAX);

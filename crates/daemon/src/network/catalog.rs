@@ -16,7 +16,7 @@ use super::host::Inner;
 use super::links::PREFIX;
 use super::ruleset::TABLE;
 use super::subnet::{self, Taken};
-use super::{HostNetworks, NetworkError, address, elements, wishes};
+use super::{HostNetworks, NetworkError, address, elements, firewall, wishes};
 use crate::clock::rfc3339;
 use crate::microvm::chain;
 use crate::state::{State, StateError, Wish};
@@ -78,7 +78,13 @@ impl HostNetworks {
     pub async fn inspect(&self, state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError> {
         let mut network = find(state, tenant, name)?;
         network.members = state.members(&network.id)?;
-        let inner = self.lock().await;
+        let mut inner = self.lock().await;
+        inner.take_back(state).await?;
+        network.plain = state.lent()?;
+        network.plain.retain(|card| card.network_id == network.id);
+        if let Some((_, nft)) = inner.tools().filter(|_| !network.internal) {
+            network.notices = firewall::obstacles(nft).await?;
+        }
         let counters = counters(&inner, "inet").await?;
         network.refused = counters.get(&elements::network_counter(&network.id)).copied();
         Ok(network)
@@ -141,7 +147,7 @@ impl HostNetworks {
 }
 
 /// The tenant's network of this name or id.
-fn find(state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError> {
+pub(super) fn find(state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError> {
     let mut networks = state.networks()?;
     networks.retain(|network| network.tenant == tenant);
     let named = networks.iter().find(|network| network.name == name);
@@ -150,7 +156,7 @@ fn find(state: &State, tenant: &str, name: &str) -> Result<Network, NetworkError
 }
 
 /// What an attachment comes to. The networks that exist by themselves are made when they are first asked for.
-async fn wish(
+pub(super) async fn wish(
     inner: &mut Inner,
     state: &State,
     owner: Owner<'_>,
@@ -262,6 +268,8 @@ async fn resolve(
         created_at: rfc3339(SystemTime::now()),
         members: Vec::new(),
         refused: None,
+        plain: Vec::new(),
+        notices: Vec::new(),
     })
 }
 

@@ -92,7 +92,9 @@ mod tests {
             labels: Default::default(),
             created_at: String::new(),
             members: Vec::new(),
+            plain: Vec::new(),
             refused: None,
+            notices: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use hull_protocol::api::{Card, Microvm, Network};
 use hull_protocol::network::{EgressPolicy, PublishedPort};
@@ -19,7 +20,7 @@ use super::names::{self, Asker, Askers};
 use super::nft::Nft;
 use super::publish::{self, Held};
 use super::realm::Realm;
-use super::{NetworkError, forwarding, ruleset};
+use super::{NetworkError, firewall, forwarding, ruleset};
 use crate::fleet::Host;
 use crate::microvm::chain;
 use crate::resolver::{Container, Resolver};
@@ -44,12 +45,14 @@ pub struct Inner {
     resolver: Option<Resolver>,
     /// The networks that have been named to the resolver, by id: whose last container has gone is told so.
     served: std::collections::BTreeSet<String>,
+    /// When taps were lent to plain VMs that may not have opened them yet.
+    pub(super) lent: HashMap<String, Instant>,
     /// Something failed half-way: all is made anew before the next change.
     stale: bool,
 }
 
 /// A microVM that runs.
-struct Active {
+pub(super) struct Active {
     cards: Vec<Card>,
     policy: Option<EgressPolicy>,
     names: Vec<String>,
@@ -95,46 +98,22 @@ impl HostNetworks {
         inner.enter(state).await?;
         let networks = networks_of(state, &record.cards)?;
         let active = Active::new(record, &networks, &record.spec.networking.publish)?;
-        let Some(Realm { links, nft, .. }) = &inner.realm else { return Err(NetworkError::Privilege) };
-        let mut taps = Vec::new();
-        for (card, network) in record.cards.iter().zip(&networks) {
-            taps.push(hull_tap::open(&card.tap, false)?);
-            links.port(&card.tap, network).await?;
-        }
-        let opened = forwarding::open(&links.list().await?, state)?;
-        let all: Vec<Element> = active
-            .elements
-            .iter()
-            .cloned()
-            .chain(opened.iter().map(|link| elements::of_opened(link)))
-            .collect();
-        if let Err(error) = nft.apply(&elements::put(&all)).await {
-            inner.stale = true;
-            return Err(error.into());
-        }
         let ports = active.held.ports.clone();
-        inner.active.insert(record.id.clone(), active);
-        inner.name();
+        let taps = inner.connect(state, &record.id, active, &networks).await?;
         Ok(Attached { taps, networks, ports })
     }
 
     /// Takes back what a microVM that has ended had. Its taps went with its VMM.
     pub async fn detach(&self, id: &str) {
+        self.lock().await.disconnect(id).await;
+    }
+
+    /// Answers to what a microVM that runs is called by now.
+    pub async fn rename(&self, record: &Microvm) {
         let mut inner = self.lock().await;
-        let Some(active) = inner.active.remove(id) else { return };
-        inner.name();
-        let Some(Realm { links, nft, .. }) = &inner.realm else { return };
-        let taken = nft.apply(&elements::take(&active.elements)).await;
-        for card in &active.cards {
-            // Where it is still there, somebody else holds it, who has no right to.
-            let _it_is_stale_then = links.remove(&card.tap).await;
-        }
-        if let Err(error) = taken {
-            tracing::warn!(
-                "the rules for {id} could not be taken back, all are made anew: {}",
-                chain(&error)
-            );
-            inner.stale = true;
+        if let Some(active) = inner.active.get_mut(&record.id) {
+            active.names = names::names(record);
+            inner.name();
         }
     }
 
@@ -210,6 +189,14 @@ impl Active {
         let names = names::names(record);
         Ok(Self { cards: record.cards.clone(), policy, names, askers, elements: all, held })
     }
+
+    /// A plain VM with this card: no ports, no policy of its own, no name.
+    pub(super) fn plain(card: &Card, network: &Network) -> Result<Self, NetworkError> {
+        let cards = vec![card.clone()];
+        let askers = names::askers(&cards, std::slice::from_ref(network), None).collect();
+        let elements = elements::of_card(card, None)?;
+        Ok(Self { cards, policy: None, names: Vec::new(), askers, elements, held: Held::default() })
+    }
 }
 
 /// The networks of these cards, one for each.
@@ -231,16 +218,21 @@ impl Inner {
     /// # Errors
     /// When this host cannot have networks.
     pub(super) async fn enter(&mut self, state: &State) -> Result<(), NetworkError> {
-        if self.realm.is_some() && !self.stale {
-            return Ok(());
+        self.hold()?;
+        self.take_back(state).await?;
+        if self.stale {
+            self.rebuild(state).await?;
+            self.stale = false;
         }
+        Ok(())
+    }
+
+    /// Takes this host's networks. What is there is not what the state says then.
+    fn hold(&mut self) -> Result<(), NetworkError> {
         if self.realm.is_none() {
             self.realm = Some(Realm::open()?);
+            self.stale = true;
         }
-        // Until it has come to its end, what is there is not what the state says.
-        self.stale = true;
-        self.rebuild(state).await?;
-        self.stale = false;
         Ok(())
     }
 
@@ -257,8 +249,60 @@ impl Inner {
         if state.networks().is_ok_and(|networks| networks.is_empty()) {
             return;
         }
-        if let Err(error) = self.enter(state).await {
+        let entered = match self.hold().and_then(|()| self.take_up_plain(state)) {
+            Ok(()) => self.enter(state).await,
+            error => error,
+        };
+        if let Err(error) = entered {
             tracing::error!("this host's networks are not there: {}", chain(&error));
+        }
+    }
+
+    /// Gives somebody who starts cards of these networks, one each; their taps, opened.
+    pub(super) async fn connect(
+        &mut self,
+        state: &State,
+        id: &str,
+        active: Active,
+        networks: &[Network],
+    ) -> Result<Vec<OwnedFd>, NetworkError> {
+        let Some(Realm { links, nft, .. }) = &self.realm else { return Err(NetworkError::Privilege) };
+        let mut taps = Vec::new();
+        for (card, network) in active.cards.iter().zip(networks) {
+            taps.push(hull_tap::open(&card.tap, false)?);
+            links.port(&card.tap, network).await?;
+        }
+        let opened = forwarding::open(&links.list().await?, state)?;
+        let opened = opened.iter().map(|link| elements::of_opened(link));
+        let all: Vec<Element> = active.elements.iter().cloned().chain(opened).collect();
+        if let Err(error) = nft.apply(&elements::put(&all)).await {
+            self.stale = true;
+            return Err(error.into());
+        }
+        self.take_up(id, active);
+        self.name();
+        Ok(taps)
+    }
+
+    /// Takes up somebody whose cards are there.
+    pub(super) fn take_up(&mut self, id: &str, active: Active) {
+        self.active.insert(id.to_owned(), active);
+    }
+
+    /// Takes back what somebody had.
+    pub(super) async fn disconnect(&mut self, id: &str) {
+        let Some(active) = self.active.remove(id) else { return };
+        self.name();
+        let Some(Realm { links, nft, .. }) = &self.realm else { return };
+        let taken = nft.apply(&elements::take(&active.elements)).await;
+        for card in &active.cards {
+            // Where it is still there, nobody holds it, or somebody who has no right to.
+            let _it_is_stale_then = links.remove(&card.tap).await;
+        }
+        if let Err(error) = taken {
+            let error = chain(&error);
+            tracing::warn!("the rules for {id} could not be taken back, all are made anew: {error}");
+            self.stale = true;
         }
     }
 
@@ -298,6 +342,9 @@ impl Inner {
         if let Some(resolver) = &self.resolver {
             networks.iter().for_each(|network| names::serve(resolver, network));
         }
+        for obstacle in firewall::obstacles(nft).await? {
+            tracing::warn!("{obstacle}");
+        }
         self.name();
         Ok(())
     }
@@ -311,7 +358,7 @@ impl Inner {
         let Some(resolver) = &self.resolver else { return };
         let mut containers: HashMap<&str, Vec<Container>> =
             self.served.iter().map(|id| (id.as_str(), Vec::new())).collect();
-        for active in self.active.values() {
+        for active in self.active.values().filter(|active| !active.names.is_empty()) {
             for card in &active.cards {
                 let container = names::container(&active.names, card, &active.cards);
                 containers.entry(&card.network_id).or_default().push(container);

@@ -7,6 +7,8 @@
 //! | [`subnet`], [`address`], [`egress`] | pure: which subnet, which address, which destinations |
 //! | [`ruleset`], [`elements`], [`nft`] | the packet filter: fixed rules, what changes in their sets, the program |
 //! | [`links`], [`forwarding`] | bridges and taps; kernel parameters |
+//! | [`firewall`] | filters of others that are in the way |
+//! | `lend` | cards for plain VMs |
 //! | `names` | the resolver's part in all this |
 //! | [`publish`], [`proxy`] | ports of the host that lead to a guest |
 //!
@@ -17,9 +19,11 @@ pub mod catalog;
 pub mod egress;
 pub mod elements;
 mod error;
+pub mod firewall;
 pub mod forwarding;
 pub mod guest;
 pub mod host;
+mod lend;
 pub mod links;
 mod names;
 pub mod nft;

@@ -12,7 +12,7 @@ use hull_protocol::network::Mac;
 use ipnet::IpNet;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 
-use super::{State, StateError};
+use super::{State, StateError, some_of};
 use crate::network::address::{pick, pool4, pool6};
 use crate::network::links::TAP_PREFIX;
 
@@ -32,6 +32,21 @@ CREATE TABLE leases (
 ) STRICT;
 CREATE INDEX leases_of_microvm ON leases (microvm);
 CREATE TABLE parameters (name TEXT PRIMARY KEY, before TEXT NOT NULL) STRICT";
+/// Leases of plain VMs, which are no microVMs of this daemon's. What has been numbered stays so.
+pub(super) const PLAIN_LEASES: &str = "
+CREATE TABLE new_leases (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    microvm TEXT REFERENCES microvms (id) ON DELETE CASCADE,
+    network TEXT NOT NULL REFERENCES networks (id),
+    mac TEXT NOT NULL, ip TEXT NOT NULL, ip6 TEXT NOT NULL,
+    UNIQUE (network, mac), UNIQUE (network, ip), UNIQUE (network, ip6)
+) STRICT;
+INSERT INTO new_leases SELECT number, microvm, network, mac, ip, ip6 FROM leases;
+DELETE FROM sqlite_sequence WHERE name = 'new_leases';
+INSERT INTO sqlite_sequence (name, seq) SELECT 'new_leases', seq FROM sqlite_sequence WHERE name = 'leases';
+DROP TABLE leases;
+ALTER TABLE new_leases RENAME TO leases;
+CREATE INDEX leases_of_microvm ON leases (microvm)";
 
 /// One card that a new microVM is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +105,12 @@ impl State {
         let transaction = connection.transaction()?;
         let members = members(&transaction, &network.id)?;
         if !members.is_empty() {
-            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).take(5).collect();
-            let more = if members.len() > names.len() { " and others" } else { "" };
-            return Err(StateError::NetworkInUse(
-                network.name.clone(),
-                format!("{}{more}", names.join(", ")),
-            ));
+            let names = some_of(members.iter().map(|member| member.name.as_str()));
+            return Err(StateError::NetworkInUse(network.name.clone(), names));
+        }
+        let plain = lent(&transaction)?.iter().filter(|card| card.network_id == network.id).count();
+        if plain > 0 {
+            return Err(StateError::NetworkInUse(network.name.clone(), format!("{plain} of 'hull boot'")));
         }
         transaction.execute("DELETE FROM networks WHERE id = ?1", params![network.id])?;
         Ok(transaction.commit()?)
@@ -107,6 +122,38 @@ impl State {
     /// When they cannot be read.
     pub fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
         members(&self.lock(), network)
+    }
+
+    /// Leases a card to a plain VM.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn lend(&self, wish: &Wish) -> Result<Card, StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let card = lease_one(&transaction, None, wish)?;
+        transaction.commit()?;
+        Ok(card)
+    }
+
+    /// Every card that is lent to a plain VM.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn lent(&self) -> Result<Vec<Card>, StateError> {
+        lent(&self.lock())
+    }
+
+    /// Takes back a card that was lent to a plain VM.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn give_back(&self, card: &Card) -> Result<(), StateError> {
+        self.lock().execute(
+            "DELETE FROM leases WHERE microvm IS NULL AND network = ?1 AND ip = ?2",
+            params![card.network_id, card.ip.to_string()],
+        )?;
+        Ok(())
     }
 
     /// Remembers what a kernel parameter was before Hull set it; what was remembered first counts.
@@ -159,16 +206,46 @@ fn members(connection: &Connection, network: &str) -> Result<Vec<Member>, StateE
     .collect()
 }
 
+fn lent(connection: &Connection) -> Result<Vec<Card>, StateError> {
+    let mut query = connection.prepare(
+        "SELECT l.number, l.mac, l.ip, l.ip6, n.id, n.name FROM leases AS l JOIN networks AS n ON n.id = l.network \
+         WHERE l.microvm IS NULL ORDER BY l.number",
+    )?;
+    let text = |row: &rusqlite::Row<'_>, at| row.get::<_, String>(at);
+    let rows = query.query_map([], |row| {
+        Ok((
+            row.get::<_, i64>(0)?,
+            [text(row, 1)?, text(row, 2)?, text(row, 3)?, text(row, 4)?, text(row, 5)?],
+        ))
+    })?;
+    let mut cards = Vec::new();
+    for row in rows {
+        let (number, [mac, ip, ip6, id, name]) = row?;
+        let (Ok(mac), Ok(ip), Ok(ip6)) = (mac.parse(), ip.parse(), ip6.parse()) else {
+            return Err(StateError::Lease(format!("the lease {number} cannot be understood")));
+        };
+        cards.push(card(number, (id, name), (mac, ip, ip6)));
+    }
+    Ok(cards)
+}
+
+/// A lease as a card, of a network with this id and name.
+fn card(number: i64, network: (String, String), addresses: (Mac, Ipv4Addr, Ipv6Addr)) -> Card {
+    let ((network_id, network), (mac, ip, ip6)) = (network, addresses);
+    let tap = format!("{TAP_PREFIX}{number:x}");
+    Card { network_id, network, mac, ip, ip6, tap, aliases: Vec::new(), refused: None, forged: None }
+}
+
 /// Leases what a new microVM is to have, in the transaction that makes it.
 pub(super) fn lease(
     transaction: &Transaction<'_>,
     microvm: &str,
     wishes: &[Wish],
 ) -> Result<Vec<Card>, StateError> {
-    wishes.iter().map(|wish| lease_one(transaction, microvm, wish)).collect()
+    wishes.iter().map(|wish| lease_one(transaction, Some(microvm), wish)).collect()
 }
 
-fn lease_one(transaction: &Transaction<'_>, microvm: &str, wish: &Wish) -> Result<Card, StateError> {
+fn lease_one(transaction: &Transaction<'_>, microvm: Option<&str>, wish: &Wish) -> Result<Card, StateError> {
     let found = transaction
         .query_row(
             "SELECT record, last_ip, last_ip6 FROM networks WHERE id = ?1",
@@ -207,17 +284,8 @@ fn lease_one(transaction: &Transaction<'_>, microvm: &str, wish: &Wish) -> Resul
         "UPDATE networks SET last_ip = ?2, last_ip6 = ?3 WHERE id = ?1",
         params![network.id, ip.to_string(), ip6.to_string()],
     )?;
-    Ok(Card {
-        network_id: network.id,
-        network: network.name,
-        mac: wish.mac,
-        ip,
-        ip6,
-        tap: format!("{TAP_PREFIX}{number:x}"),
-        aliases: wish.aliases.clone(),
-        refused: None,
-        forged: None,
-    })
+    let card = card(number, (network.id, network.name), (wish.mac, ip, ip6));
+    Ok(Card { aliases: wish.aliases.clone(), ..card })
 }
 
 /// The addresses that are leased on a network.

@@ -23,6 +23,7 @@ pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
         health: None,
         cards: Vec::new(),
         ports: Vec::new(),
+        volumes: Vec::new(),
         notices: Vec::new(),
         revision: 1,
         restarts: 0,
@@ -58,7 +59,7 @@ fn a_key_makes_one_microvm() {
     assert!(matches!(state.insert(&mut microvm("2", "a"), &[], Some(&key)), Err(StateError::NameTaken(_))));
     state.insert(&mut microvm("2", "b"), &[], Some(&key)).unwrap();
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&key));
-    assert!(matches!(again, Err(StateError::KeyUsed { microvm, same: true }) if microvm == "2"));
+    assert!(matches!(again, Err(StateError::KeyUsed { made, same: true }) if made == "2"));
     let other = Key { request: "s".into(), ..key };
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&other));
     assert!(matches!(again, Err(StateError::KeyUsed { same: false, .. })));
@@ -90,7 +91,7 @@ fn names_and_keys_are_each_tenants_own() {
     state.insert(&mut of("2", "acme"), &[], Some(&key)).unwrap();
     assert_eq!(state.made_with("acme", &key).unwrap(), Some(("2".into(), true)));
     assert_eq!(state.made_with("default", &key).unwrap(), Some(("1".into(), true)));
-    assert_eq!(state.remove_tenant("acme").unwrap(), Err((1, 0)));
+    assert_eq!(state.remove_tenant("acme").unwrap(), Err((1, 0, 0)));
     state.remove("2").unwrap();
     assert_eq!(state.remove_tenant("acme").unwrap(), Ok(()));
     assert_eq!(state.made_with("acme", &key).unwrap(), None);
@@ -125,4 +126,40 @@ fn what_an_earlier_version_wrote_belongs_to_the_host() {
     // A lease still goes with its microVM.
     state.remove("1").unwrap();
     assert_eq!(count("SELECT count(*) FROM leases"), 0);
+}
+
+#[test]
+fn leases_of_an_older_version_stay_and_their_numbers_are_never_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let old = Connection::open(&path).unwrap();
+    let network = r#"{"id":"n","name":"net","tenant":"default","subnet":"10.1.0.0/24","gateway":"10.1.0.1",
+        "subnet6":"fd00::/64","gateway6":"fd00::1","bridge":"hull-bn","mtu":1500,"internal":false,"egress":{},
+        "created_at":""}"#;
+    let lease = |number, host| {
+        let addresses = format!("'02:00:00:00:00:0{host}', '10.1.0.{host}', 'fd00::{host}'");
+        format!("INSERT INTO leases VALUES ({number}, 'm', 'n', {addresses})")
+    };
+    let steps = [
+        MIGRATIONS[..3].join("; "),
+        "INSERT INTO microvms VALUES ('m', 'a', '{}')".into(),
+        format!(
+            "INSERT INTO networks (id, tenant, name, record) VALUES ('n', 'default', 'net', '{network}')"
+        ),
+        lease(7, 2),
+        lease(9, 3),
+        "DELETE FROM leases WHERE number = 9; PRAGMA user_version = 3".into(),
+    ];
+    old.execute_batch(&steps.join("; ")).unwrap();
+    drop(old);
+    let state = State::open(&path).unwrap();
+    let mac = "02:00:00:00:00:04".parse().unwrap();
+    let wish = Wish { network: "n".into(), mac, ip: None, ip6: None, aliases: Vec::new() };
+    let same = Wish { ip: Some([10, 1, 0, 2].into()), ..wish.clone() };
+    assert!(matches!(state.lend(&same), Err(StateError::Lease(said)) if said.contains("10.1.0.2 is in use")));
+    let card = state.lend(&wish).unwrap();
+    assert_eq!(card.tap, "hull-ta");
+    assert_eq!(state.lent().unwrap(), std::slice::from_ref(&card));
+    state.give_back(&card).unwrap();
+    assert!(state.lent().unwrap().is_empty() && state.lend(&same).is_err());
 }

@@ -20,6 +20,9 @@ use crate::digest::Digest;
 use crate::limits::Limits;
 use crate::manifest::{ACCEPTED, ManifestError};
 
+/// What refers to a manifest is listed in one.
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// A repository, asked with one set of credentials.
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -51,29 +54,50 @@ impl Registry {
         for accepted in ACCEPTED {
             headers.append(ACCEPT, HeaderValue::from_static(accepted));
         }
+        let bytes = self.document(&format!("manifests/{name}"), &headers, what, limit).await?;
+        match reference.digest() {
+            Some(digest) => verified(Digest::parse(digest).map_err(ManifestError::Digest)?, bytes),
+            None => Ok(bytes),
+        }
+    }
+
+    /// An index of the manifests that refer to one.
+    pub(super) async fn referrers(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, PullError> {
+        let what = format!("what refers to {digest}");
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(INDEX))]);
+        self.document(&format!("referrers/{digest}"), &headers, what, limit).await
+    }
+
+    /// A blob that is held in memory.
+    pub(super) async fn small_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, PullError> {
+        let what = format!("blob {digest}");
+        let bytes = self.document(&format!("blobs/{digest}"), &HeaderMap::new(), what, limit).await?;
+        verified(digest.clone(), bytes)
+    }
+
+    /// Something that is read as a whole.
+    async fn document(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        what: String,
+        limit: u64,
+    ) -> Result<Vec<u8>, PullError> {
         let asked = async {
-            let response = self.get(&format!("manifests/{name}"), &headers).await?;
+            let response = self.get(path, headers).await?;
             match response.status() {
                 StatusCode::OK => http::body(response, limit).await,
                 _ => Err(http::refusal(response).await),
             }
         };
-        let bytes = match timeout(self.patience, asked).await {
-            Err(_) => return Err(PullError::TooSlow(what)),
+        match timeout(self.patience, asked).await {
+            Err(_) => Err(PullError::TooSlow(what)),
             Ok(Err(RequestError::TooLong(limit))) => {
-                return Err(BlobError::TooLarge { what, limit, name: "max_manifest_bytes" }.into());
+                Err(BlobError::TooLarge { what, limit, name: "max_manifest_bytes" }.into())
             }
-            Ok(Err(error)) if error.is_absence() => return Err(PullError::NotFound(self.reference.whole())),
-            Ok(result) => result.map_err(|error| self.error(what, error))?,
-        };
-        if let Some(expected) = reference.digest() {
-            let expected = Digest::parse(expected).map_err(ManifestError::Digest)?;
-            let found = Digest::of(&bytes);
-            if found != expected {
-                return Err(BlobError::Digest { expected, found }.into());
-            }
+            Ok(Err(error)) if error.is_absence() => Err(PullError::NotFound(self.reference.whole())),
+            Ok(result) => result.map_err(|error| self.error(what, error)),
         }
-        Ok(bytes)
     }
 
     /// The beginning of an answer with a blob: all of it, or with [`StatusCode::PARTIAL_CONTENT`] what is behind the
@@ -120,4 +144,10 @@ impl Registry {
             source => PullError::Registry { what, source },
         }
     }
+}
+
+/// The bytes, if they have this digest.
+fn verified(expected: Digest, bytes: Vec<u8>) -> Result<Vec<u8>, PullError> {
+    let found = Digest::of(&bytes);
+    if found == expected { Ok(bytes) } else { Err(BlobError::Digest { expected, found }.into()) }
 }

@@ -70,9 +70,15 @@ pub struct Network {
     /// Who has addresses of it; not in lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
+    /// Cards of plain VMs on it; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plain: Vec<Card>,
     /// What was refused since the host's rules were last made; not in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// What keeps it from working as it should, and what to do about it; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// A microVM on a network.
@@ -112,6 +118,33 @@ pub struct Card {
     /// Frames with addresses of others, refused since it was started; where a single microVM is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forged: Option<Refused>,
+}
+
+/// `POST /v1/networks/{name}/cards`: a card for a plain VM, which its user boots beside the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PlainCardSpec {
+    /// An IPv4 address of that network; a free one when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Ipv4Addr>,
+    /// An IPv6 address of that network; a free one when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
+    /// The Ethernet address; one of its own when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+}
+
+/// A plain VM's card: its tap waits for a minute to be opened, and the card is given back when nobody has it open any
+/// more, or by `DELETE /v1/networks/{name}/cards/{tap}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PlainCard {
+    /// The lease.
+    pub card: Card,
+    /// Its network.
+    pub network: Network,
 }
 
 /// What was refused.

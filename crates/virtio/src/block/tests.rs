@@ -75,6 +75,43 @@ fn a_read_only_disk_is_never_written() {
 }
 
 #[test]
+fn an_image_shared_read_only_is_not_written_through_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, [0x11; 4096]).unwrap();
+    // As the daemon hands an image over: nobody who has this descriptor can write.
+    let file = File::open(&path).unwrap();
+    let options = BlockOptions { read_only: true, ..BlockOptions::default() };
+    let block = Block::open(file.try_clone().unwrap(), &options).unwrap();
+    let mut disk = Disk { guest: Guest::new(1, 16), block, file };
+    assert_eq!(disk.request(kind::IN, 0, 4096, true), (OK, 4097));
+    assert_eq!(disk.guest.read(BUFFER, 4096), [0x11; 4096]);
+    // What was read is the guest's own, to do with as it likes.
+    disk.guest.write(BUFFER, &[0x22; 4096]);
+    assert_eq!(disk.request(kind::OUT, 0, 4096, false), (IOERR, 1));
+    assert_eq!(std::fs::read(&path).unwrap(), [0x11; 4096]);
+    assert_eq!(disk.request(kind::IN, 0, 4096, true), (OK, 4097));
+    assert_eq!(disk.guest.read(BUFFER, 4096), [0x11; 4096]);
+}
+
+#[test]
+fn what_is_no_disk_is_never_taken_for_one() {
+    let options = |read_only| BlockOptions { read_only, ..BlockOptions::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, _end) = rustix::pipe::pipe().unwrap();
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    for other in [File::open(dir.path()).unwrap(), File::from(pipe), null] {
+        assert!(matches!(Block::open(other, &options(true)), Err(BlockError::NotADisk(_))));
+    }
+    let path = dir.path().join("disk");
+    std::fs::write(&path, [0; 512]).unwrap();
+    let reads = File::open(&path).unwrap();
+    let writes = File::options().write(true).open(&path).unwrap();
+    assert!(matches!(Block::open(reads, &options(false)), Err(BlockError::Access { writes: true })));
+    assert!(matches!(Block::open(writes, &options(true)), Err(BlockError::Access { writes: false })));
+}
+
+#[test]
 fn requests_outside_the_disk_or_off_the_grid_fail() {
     let mut disk = Disk::new(64, false);
     for (sector, length) in [(64, 512), (63, 1024), (u64::MAX, 512), (u64::MAX / 512, 1024), (0, 100)] {
@@ -176,6 +213,19 @@ fn rings_that_lie_fault_and_never_hang() {
         lie(&mut disk.guest);
         assert!(disk.guest.notify(&mut disk.block, 0).is_err(), "{what} was believed");
     }
+}
+
+#[test]
+fn a_disk_grows_and_never_shrinks() {
+    let mut disk = Disk::new(64, false);
+    assert_eq!(disk.request(kind::IN, 64, 512, true), (IOERR, 1));
+    assert_eq!(disk.block.grow(64 * SECTOR), None);
+    assert_eq!(disk.block.grow(8 * SECTOR), None);
+    disk.file.set_len(128 * SECTOR).unwrap();
+    let config = disk.block.grow(128 * SECTOR + 100).unwrap();
+    assert_eq!((config.get(..8).unwrap(), &config), (128_u64.to_le_bytes().as_slice(), &disk.block.config()));
+    assert_eq!(disk.request(kind::IN, 64, 512, true), (OK, 513));
+    assert_eq!(disk.request(kind::IN, 128, 512, true), (IOERR, 1));
 }
 
 /// A disk that fails every call.

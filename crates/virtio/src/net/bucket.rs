@@ -64,25 +64,27 @@ impl Bucket {
 
 /// The buckets of one direction.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub struct Limiter {
     bytes: Option<Bucket>,
     packets: Option<Bucket>,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// Full buckets.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
         Self { bytes: limits.bytes.map(Bucket::new), packets: limits.packets.map(Bucket::new) }
     }
 
     /// How long a frame of so many bytes and packets has to wait; none if it may pass.
-    pub(super) fn wait(&mut self, now: Duration, bytes: u64, packets: u64) -> Option<Duration> {
+    pub fn wait(&mut self, now: Duration, bytes: u64, packets: u64) -> Option<Duration> {
         let bytes = self.bytes.as_mut().and_then(|bucket| bucket.wait(now, bytes));
         let packets = self.packets.as_mut().and_then(|bucket| bucket.wait(now, packets));
         bytes.max(packets)
     }
 
     /// A frame has passed.
-    pub(super) fn take(&mut self, bytes: u64, packets: u64) {
+    pub fn take(&mut self, bytes: u64, packets: u64) {
         if let Some(bucket) = &mut self.bytes {
             bucket.take(bytes);
         }
@@ -92,6 +94,8 @@ impl Limiter {
     }
 }
 
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -59,7 +59,7 @@ proptest! {
     /// Whatever the driver writes: what is accepted stays within the offer, and neither features nor queues change
     /// while the device runs.
     #[test]
-    fn what_is_frozen_stays_frozen(writes in prop::collection::vec(any_write(), 0..200)) {
+    fn queue_registers_rewritten_after_activation_change_nothing(writes in prop::collection::vec(any_write(), 0..200)) {
         let mut registers = registers();
         let mut frozen: Option<(u64, Vec<QueueConfig>)> = None;
         for write in writes {

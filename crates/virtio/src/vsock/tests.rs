@@ -4,6 +4,8 @@
 use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,16 +48,15 @@ struct Wire {
 
 impl Wire {
     fn new() -> Self {
+        Self::with(Box::new(RefuseAll))
+    }
+
+    fn with(dialer: Box<dyn Dialer>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vsock");
         let listener = UnixListener::bind(&path).unwrap();
         let (_, answers) = answers().unwrap();
-        let parts = VsockParts {
-            guest_cid: GUEST_CID,
-            listener: Some(listener),
-            dialer: Box::new(RefuseAll),
-            answers,
-        };
+        let parts = VsockParts { guest_cid: GUEST_CID, listener: Some(listener), dialer, answers };
         let mut wire = Self {
             guest: Guest::new(3, 64),
             vsock: Vsock::new(parts).unwrap(),
@@ -240,6 +241,38 @@ fn a_connection_the_guest_starts_is_refused() {
     wire.wait();
     let got = wire.received();
     assert!(got.iter().any(|packet| packet.op == RST && packet.guest_port == 5000), "{got:?}");
+}
+
+/// A host that takes every offer and never answers.
+struct Silent(Arc<AtomicUsize>);
+
+impl Dialer for Silent {
+    fn offer(&mut self, _: OfferId, _: u32) -> Result<(), Refused> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn of_a_hundred_thousand_half_open_connections_a_few_are_held() {
+    const ASKED: u32 = 100_000;
+    let offered = Arc::new(AtomicUsize::new(0));
+    let mut wire = Wire::with(Box::new(Silent(Arc::clone(&offered))));
+    let mut refused = 0;
+    for port in 0..ASKED {
+        wire.send(REQUEST, 9999, 2000 + port, &[]);
+        refused += wire.received().iter().filter(|packet| packet.op == RST).count();
+        assert!(wire.vsock.table.count(|_| true) <= host::OFFERS_MAX);
+    }
+    // On a slow machine some offers became too old meanwhile: those were made and are refused.
+    let offered = offered.load(Ordering::Relaxed);
+    assert!(offered >= host::OFFERS_MAX && offered + refused >= usize::try_from(ASKED).unwrap());
+    // Who comes from the host is served all the same.
+    let (mut host, request) = wire.connected();
+    wire.send(RW, request.host_port, 1024, b"served");
+    let mut said = [0; 6];
+    host.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"served");
 }
 
 #[test]
