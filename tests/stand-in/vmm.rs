@@ -5,6 +5,8 @@
 #![allow(unsafe_code, reason = "a descriptor known only by its number becomes an owned one")]
 #![allow(clippy::unwrap_used, reason = "it stands in a test, which sees it end")]
 
+mod files;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -21,11 +23,14 @@ use hull_protocol::control::{self, PACKET_MAX, Reply, VmmStatus};
 use hull_protocol::exit::ExitReason;
 use hull_protocol::frame;
 use hull_protocol::plan::{BootPlan, PLAN_SLOT, Slot};
+use hull_protocol::transfer::TRANSFER_PORT;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 /// How long a process waits for its streams to be connected.
 const STREAMS_WAIT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(2);
+/// The container's own process; others end as soon as they have started.
+const MAIN: &str = "main";
 
 #[derive(Default)]
 struct State {
@@ -141,6 +146,9 @@ fn serve(machine: &Machine, mut connection: UnixStream) -> Option<()> {
     drop(machine.running());
     let port: u32 = line.strip_prefix("CONNECT ")?.trim().parse().ok()?;
     connection.write_all(format!("OK {port}\n").as_bytes()).ok()?;
+    if port == TRANSFER_PORT {
+        return files::answer(connection);
+    }
     if port == agent::STREAM_PORT {
         let hello: StreamHello = read(&mut connection)?;
         return machine.change(|state| {
@@ -181,6 +189,15 @@ fn act(machine: &Machine, command: Command) -> Result<(), AgentError> {
             kind: AgentErrorKind::NotFound,
             message: format!("{:?} is not there", spec.args),
         }),
+        Command::Start(spec) if spec.id != MAIN => {
+            let machine = machine.clone();
+            thread::spawn(move || {
+                thread::sleep(TICK);
+                let host = machine.lock().host.as_ref().and_then(|host| host.try_clone().ok());
+                tell_exit(host, spec.id, ProcessExit { status: 0, oom_killed: false });
+            });
+            Ok(())
+        }
         Command::Start(spec) => {
             let process = Process { spec: *spec, signal: None, exit: None, stdout: None, stderr: None };
             machine.change(|state| state.process = Some(process));
@@ -188,13 +205,15 @@ fn act(machine: &Machine, command: Command) -> Result<(), AgentError> {
             thread::spawn(move || run(&machine));
             Ok(())
         }
-        Command::Signal { signal, .. } => machine.change(|state| match &mut state.process {
-            Some(process) => {
-                process.signal = Some(signal);
-                Ok(())
-            }
-            None => invalid("there is no process"),
-        }),
+        Command::Signal { process, signal, .. } if process == MAIN => {
+            machine.change(|state| match &mut state.process {
+                Some(process) => {
+                    process.signal = Some(signal);
+                    Ok(())
+                }
+                None => invalid("there is no process"),
+            })
+        }
         Command::Shutdown { .. } => {
             let machine = machine.clone();
             thread::spawn(move || {
@@ -220,10 +239,13 @@ fn run(machine: &Machine) {
     let host = machine.change(|state| {
         let process = state.process.as_mut().unwrap();
         (process.stdout, process.stderr, process.exit) = (None, None, Some(exit));
-        let process = process.spec.id.clone();
-        state.host.as_ref().and_then(|host| host.try_clone().ok()).map(|host| (host, process))
+        state.host.as_ref().and_then(|host| host.try_clone().ok())
     });
-    if let Some((mut host, process)) = host {
+    tell_exit(host, MAIN.into(), exit);
+}
+
+fn tell_exit(host: Option<UnixStream>, process: String, exit: ProcessExit) {
+    if let Some(mut host) = host {
         write(&mut host, &Message::Event(Event::Exited { process, exit }));
     }
 }
@@ -284,7 +306,7 @@ fn read<T: serde::de::DeserializeOwned>(connection: &mut UnixStream) -> Option<T
     serde_json::from_slice(&body).ok()
 }
 
-fn write(connection: &mut UnixStream, message: &Message) -> Option<()> {
+fn write(connection: &mut UnixStream, message: &impl serde::Serialize) -> Option<()> {
     let body = serde_json::to_vec(message).ok()?;
     let mut bytes = frame::prefix(body.len()).ok()?.to_vec();
     bytes.extend(body);

@@ -9,13 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hull_protocol::units::Bytes;
+use hull_protocol::units::{Bytes, DISK_MAX, DISK_MIN};
 use rustix::io::Errno;
-
-/// The smallest disk, in bytes: its journal and tables leave about half of it.
-pub const DISK_MIN: Bytes = Bytes::mib(16);
-/// The largest disk.
-pub const DISK_MAX: Bytes = Bytes::gib(16 << 10);
 
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]

@@ -12,9 +12,7 @@ use hull_protocol::api::Microvm;
 use hull_protocol::life::{HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
-use hull_protocol::units::{Bytes, MIB};
-
-use crate::disk::{DISK_MAX, DISK_MIN};
+use hull_protocol::units::{Bytes, DISK_MAX, DISK_MIN, MIB};
 
 pub use self::exec::exec_process;
 pub use self::health::HealthPlan;

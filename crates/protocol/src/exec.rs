@@ -11,12 +11,15 @@ use crate::agent::WindowSize;
 pub struct ExecSpec {
     /// Program and arguments.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[^\x00]*$"))))]
     pub command: Vec<String>,
     /// `NAME=value`, over the container's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[^=\x00]+=[^\x00]*$"))))]
     pub env: Vec<String>,
     /// Absolute; the container's when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^/")))]
     pub workdir: Option<String>,
     /// `user`, `uid`, `user:group`, `uid:gid`; the container's when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

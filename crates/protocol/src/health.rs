@@ -32,7 +32,7 @@ pub enum HealthTest {
     /// Nothing: the image's check, too, is left out.
     None,
     /// A program with its arguments.
-    Command(Vec<String>),
+    Command(#[cfg_attr(feature = "schema", schemars(length(min = 1)))] Vec<String>),
     /// A line for the container's `/bin/sh`.
     Shell(String),
 }

@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::units::Bytes;
+#[cfg(feature = "schema")]
+use crate::units::{DISK_MAX, DISK_MIN};
 
 /// The most mounts of one container.
 pub const MOUNTS_MAX: usize = 64;
@@ -21,14 +23,17 @@ pub enum MountSpec {
     /// A named volume; made where there is none of that name.
     Volume {
         /// Its name.
+        #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")))]
         source: String,
         /// Where.
+        #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^/[^\x00]")))]
         target: String,
         /// The container cannot write to it. A volume that nobody writes to may be read by several microVMs at once.
         #[serde(default)]
         read_only: bool,
         /// The size of a volume that is made for this; 10 GiB when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "schema", schemars(extend("minimum" = DISK_MIN.get(), "maximum" = DISK_MAX.get())))]
         size: Option<Bytes>,
         /// Leaves an empty volume empty; else what the image has at the target is copied into it.
         #[serde(default)]
@@ -37,12 +42,15 @@ pub enum MountSpec {
     /// Memory of the guest's, gone when the container stops.
     Tmpfs {
         /// Where.
+        #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^/[^\x00]")))]
         target: String,
         /// The most it holds; half of the guest's memory when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "schema", schemars(extend("minimum" = 1)))]
         size: Option<Bytes>,
         /// Permissions of its root, such as 0o755; 0o1777 when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "schema", schemars(range(max = 0o7777)))]
         mode: Option<u32>,
         /// Programs in it may be executed.
         #[serde(default)]
@@ -52,8 +60,10 @@ pub enum MountSpec {
     /// Only for those who administer the host, and for its own tenant.
     Bind {
         /// An absolute path of the host.
+        #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^/[^\x00]*$")))]
         source: String,
         /// Where.
+        #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^/[^\x00]")))]
         target: String,
         /// Must be true: a directory that is shared with the host is not possible yet.
         #[serde(default)]

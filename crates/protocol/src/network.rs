@@ -170,6 +170,13 @@ pub struct Attachment {
     pub mac: Option<Mac>,
     /// More names it goes by on that network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(inner(
+            regex(pattern = r"^[A-Za-z0-9_-]{1,63}([.][A-Za-z0-9_-]{1,63})*[.]?$"),
+            length(max = 253)
+        ))
+    )]
     pub aliases: Vec<String>,
 }
 
@@ -195,8 +202,10 @@ pub struct PublishedPort {
     pub host_ip: Option<IpAddr>,
     /// The host's port; a free one when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub host_port: Option<u16>,
     /// The container's port.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub port: u16,
     /// TCP or UDP.
     #[serde(default)]
@@ -210,18 +219,29 @@ pub struct PublishedPort {
 pub struct NetworkingSpec {
     /// The networks it is on. None given: [`DEFAULT_NETWORK`]. An empty list: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = NETS_MAX)))]
     pub networks: Option<Vec<Attachment>>,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 1024)))]
     pub publish: Vec<PublishedPort>,
     /// Name servers instead of the network's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub dns: Vec<IpAddr>,
     /// Domains in which short names are looked up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(max = 16),
+            inner(regex(pattern = r"^[A-Za-z0-9_-]{1,63}([.][A-Za-z0-9_-]{1,63})*[.]?$"), length(max = 253))
+        )
+    )]
     pub dns_search: Vec<String>,
     /// More lines of `/etc/hosts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 1024)))]
     pub add_host: Vec<HostEntry>,
     /// What it may reach outside, where that differs from its networks' policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,6 +260,10 @@ pub struct NetworkingSpec {
 #[serde(deny_unknown_fields)]
 pub struct HostEntry {
     /// The name.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,63}([.][A-Za-z0-9_-]{1,63})*[.]?$"), length(max = 253))
+    )]
     pub name: String,
     /// Its address.
     pub address: IpAddr,
@@ -267,6 +291,7 @@ pub struct EgressPolicy {
     pub default: Verdict,
     /// Exceptions: with `default` allow these are refused, with deny these pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub rules: Vec<EgressRule>,
 }
 
@@ -277,9 +302,17 @@ pub struct EgressPolicy {
 pub struct EgressRule {
     /// A network in CIDR notation, such as `192.0.2.0/24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?$")))]
     pub cidr: Option<String>,
     /// A name, such as `deb.example.org`, or `*.example.org` for every name below one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            regex(pattern = r"^([*][.])?[A-Za-z0-9_-]{1,63}([.][A-Za-z0-9_-]{1,63})*[.]*$"),
+            length(max = 253)
+        )
+    )]
     pub name: Option<String>,
     /// The port there.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,13 +4,21 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "schema")]
+use crate::agent::CAPABILITY;
 use crate::agent::WindowSize;
 use crate::health::HealthSpec;
 use crate::life::{HostLimits, RestartPolicy};
+#[cfg(feature = "schema")]
+use crate::mount::MOUNTS_MAX;
 use crate::mount::MountSpec;
 use crate::network::NetworkingSpec;
+#[cfg(feature = "schema")]
+use crate::plan::CPUS_MAX;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
+#[cfg(feature = "schema")]
+use crate::units::{DISK_MAX, DISK_MIN};
 
 /// A microVM as the user asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +31,7 @@ pub struct MicrovmSpec {
     pub name: Option<String>,
     /// Number of virtual CPUs; 1 when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = CPUS_MAX)))]
     pub cpus: Option<u32>,
     /// Memory; 512 MiB when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,15 +72,19 @@ pub struct ContainerSpec {
     pub image: String,
     /// Replaces the image's command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[^\x00]*$"))))]
     pub command: Vec<String>,
     /// Replaces the image's entrypoint; an empty list clears it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[^\x00]*$"))))]
     pub entrypoint: Option<Vec<String>>,
     /// `NAME=value`, over the image's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[^=\x00]+=[^\x00]*$"))))]
     pub env: Vec<String>,
     /// Replaces the image's working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^(/[\s\S]*)?$")))]
     pub workdir: Option<String>,
     /// Replaces the image's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,15 +104,19 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// Capabilities besides Docker's default set, such as `NET_ADMIN`, or `ALL`; within the guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = CAPABILITY))))]
     pub cap_add: Vec<String>,
     /// Capabilities to be without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = CAPABILITY))))]
     pub cap_drop: Vec<String>,
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("minimum" = DISK_MIN.get(), "maximum" = DISK_MAX.get())))]
     pub disk_size: Option<Bytes>,
     /// Volumes, memory and files of the host that it sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = MOUNTS_MAX)))]
     pub mounts: Vec<MountSpec>,
     /// How its health is checked; as the image says when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -125,6 +125,21 @@ pub fn net() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// The Python programs that tests of the API run, in an environment of their own. They are modules of `bin/python`: programs
+/// beside it know where the environment was made, not where it is.
+pub fn python() -> Result<PathBuf> {
+    need_packages(&["iproute2", "nftables", "python3-venv"])?;
+    let place = target().join("fixtures/python");
+    let source = repository().join("tests/api/requirements.txt");
+    make(&place, &fs::read_to_string(&source)?, |half| {
+        check(Command::new("python3").args(["-m", "venv"]).arg(half))?;
+        let mut pip = Command::new(half.join("bin/pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"]);
+        check(pip.arg(&source))
+    })?;
+    Ok(place)
+}
+
 /// The initial RAM disk of guests whose boot is measured: busybox, and a first process that says one line.
 pub fn first_line() -> Result<PathBuf> {
     need_packages(&["busybox-static"])?;

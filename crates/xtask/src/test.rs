@@ -12,7 +12,8 @@ use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
 
 /// The test programs whose guests run on any KVM, or are stood in for.
-const BARE: [&str; 9] = ["bare", "card", "control", "hostile", "jail", "kill", "life", "network", "tenants"];
+const BARE: [&str; 10] =
+    ["api", "bare", "card", "control", "hostile", "jail", "kill", "life", "network", "tenants"];
 
 /// How many labs the system tests may use up.
 const LAB_TRIES: usize = 3;
@@ -108,6 +109,7 @@ fn set_up() -> Result<()> {
     fixtures::guest()?;
     fixtures::bare()?;
     fixtures::net()?;
+    fixtures::python()?;
     // The packages of three stock kernels: the guests' own, the lab's, and a newer one.
     fixtures::lab_kernel()?;
     fixtures::newer_kernel()?;

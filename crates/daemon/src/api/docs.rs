@@ -9,7 +9,7 @@ use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::operation::{Operation, get, json};
 use super::problem::ApiError;
@@ -29,7 +29,7 @@ pub(super) fn operations() -> Vec<Operation> {
     vec![
         get(DOCUMENT, openapi, "openapi", "Describe the API")
             .notes("As OpenAPI 3.1. `/docs` shows it to people.")
-            .answers(json::<Value>(200, "This document.")),
+            .answers(json::<Map<String, Value>>(200, "This document.")),
     ]
 }
 

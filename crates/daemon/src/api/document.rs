@@ -150,7 +150,9 @@ impl Document {
     fn content(&mut self, content: &Content) -> Value {
         let schema = content.schema.map(|schema| schema(&mut self.generator).to_value());
         let described = match schema {
-            None => json!({}),
+            None if content.media.contains("text") => json!({"schema": {"type": "string"}}),
+            // What generators of clients know bytes by.
+            None => json!({"schema": {"type": "string", "format": "binary"}}),
             // Version 3.1 has no word for the schema of one line; version 3.2 calls it so.
             Some(schema) if content.media == NDJSON => {
                 json!({"schema": {"type": "string"}, "x-itemSchema": schema})
@@ -268,11 +270,16 @@ fn failure(status: u16, kinds: &[&Known]) -> Value {
     answer
 }
 
-/// Says what a generator leaves unsaid, in all that there is: how large numbers are, and text as it is meant to be read.
+/// Says what a generator leaves unsaid, in all that there is: how large numbers are, what an address of either family is,
+/// and text as it is meant to be read.
 fn polish(value: &mut Value) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(polish),
         Value::Object(all) => {
+            if all.get("format").is_some_and(|format| format == "ip") {
+                all.remove("format");
+                all.insert("anyOf".into(), json!([{"format": "ipv4"}, {"format": "ipv6"}]));
+            }
             let bounds = all.get("format").and_then(Value::as_str).and_then(bounds);
             for (name, bound) in ["minimum", "maximum"].into_iter().zip(bounds.into_iter().flatten()) {
                 all.entry(name).or_insert(bound);

@@ -43,8 +43,10 @@ struct Query {
     /// Those after this number.
     after: Option<u64>,
     /// Those since this time, as far as they are kept.
+    #[schemars(regex(pattern = TIME))]
     since: Option<String>,
     /// Those before this time; the stream ends then.
+    #[schemars(regex(pattern = TIME))]
     until: Option<String>,
     /// Whether to wait for more; else the stream ends with those that are there.
     #[serde(default = "yes")]
@@ -102,6 +104,9 @@ pub(super) async fn events(
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, streamed(receiver)).into_response())
 }
+
+/// How a time is written in a query.
+pub(super) const TIME: &str = r"^([0-9]{1,10}([.][0-9]{1,9})?|(197[1-9]|19[89][0-9]|2[0-4][0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?([Zz]|[+-][01][0-9]:[0-5][0-9]))$";
 
 /// A time in a query, in nanoseconds since the Unix epoch.
 pub(super) fn moment(text: &str) -> Result<u64, ApiError> {

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::access::Made;
+use super::microvms::SIGNAL;
 use super::operation::{Operation, done, get, json, post, switched};
 use super::problem::ApiError;
 use super::streams::{out_of_place, read_frame, send, switching, wants_upgrade, window_size};
@@ -197,6 +198,7 @@ pub(super) async fn resize(
 #[serde(deny_unknown_fields)]
 struct Kill {
     /// A name such as `TERM` or `SIGTERM`, or a number; KILL when missing.
+    #[schemars(regex(pattern = SIGNAL))]
     signal: Option<String>,
 }
 

@@ -41,7 +41,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .query::<Import>()
             .stream_in("application/x-tar")
             .answers(lines::<Progress>("One line, `done`."))
-            .fails(&["import-failed", "over-quota", "no-space"]),
+            .fails(&["untrusted-image", "import-failed", "over-quota", "no-space"]),
         get("/v1/images/{name}", inspect, "inspectImage", "Show an image")
             .answers(json::<ImageRecord>(200, "The image."))
             .fails(&["no-such-image", "conflict"]),

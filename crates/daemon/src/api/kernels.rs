@@ -30,7 +30,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .query::<Import>()
             .stream_in("application/octet-stream")
             .answers(json::<Kernel>(200, "The bundle."))
-            .fails(&["conflict"]),
+            .fails(&["conflict", "import-failed"]),
         delete("/v1/kernels/{name}", remove, "removeKernel", "Remove a kernel bundle")
             .answers(done("It is gone."))
             .fails(&["conflict"]),
@@ -73,6 +73,7 @@ struct Import {
     /// What is sent.
     kind: Source,
     /// The bundle's name; the release when missing.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._+~-]*$"), length(max = 100))]
     name: Option<String>,
     /// MicroVMs that name no kernel get this one.
     #[serde(default)]

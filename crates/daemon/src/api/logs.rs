@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::events::moment;
+use super::events::{TIME, moment};
 use super::operation::{Operation, bytes, get};
 use super::problem::ApiError;
 use super::{Api, query, streamed};
@@ -48,8 +48,10 @@ struct Query {
     /// The last so many lines; all that are kept when missing.
     tail: Option<usize>,
     /// What was printed since this time, RFC 3339 or seconds since 1970.
+    #[schemars(regex(pattern = TIME))]
     since: Option<String>,
     /// What was printed before this time.
+    #[schemars(regex(pattern = TIME))]
     until: Option<String>,
     /// The time before each line.
     #[serde(default)]

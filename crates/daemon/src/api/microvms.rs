@@ -47,6 +47,7 @@ pub(super) fn operations() -> Vec<Operation> {
                 "no-such-network",
                 "conflict",
                 "name-taken",
+                "over-capacity",
                 "over-quota",
                 "key-reused",
                 "no-networks",
@@ -112,6 +113,8 @@ fn record(says: &'static str) -> Answer {
     json::<Microvm>(200, says).with(&["ETag"])
 }
 
+/// Names and numbers of signals, as [`plan::stop_signal`] reads them.
+pub(super) const SIGNAL: &str = r"^((SIG)?(HUP|INT|QUIT|ABRT|KILL|USR1|SEGV|USR2|PIPE|ALRM|TERM|CONT|STOP|TSTP|WINCH|RTMIN[+]([0-9]|[12][0-9]|30))|[1-9]|[1-5][0-9]|6[0-4])?$";
 /// How long a stop waits when the request does not say, in seconds: as Docker's.
 const GRACE: u64 = 10;
 /// The longest a stop waits, in seconds.
@@ -271,6 +274,7 @@ pub(super) async fn stop(
 #[serde(deny_unknown_fields)]
 struct Kill {
     /// A name such as `TERM` or `SIGTERM`, or a number; KILL when missing.
+    #[schemars(regex(pattern = SIGNAL))]
     signal: Option<String>,
 }
 

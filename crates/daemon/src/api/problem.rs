@@ -14,6 +14,7 @@ use crate::microvm::exec::ExecError;
 use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
+use crate::plan::PlanError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
 use crate::trust::Untrusted;
@@ -144,8 +145,8 @@ pub const KNOWN: [Known; 24] = [
     known(
         "import-failed",
         422,
-        "The image could not be imported",
-        "What was sent is no image that can be used; the detail says why.",
+        "It could not be imported",
+        "What was sent is no image or kernel that can be used; the detail says why.",
     ),
     known(
         "too-many-requests",
@@ -249,6 +250,7 @@ impl From<FleetError> for ApiError {
         match error {
             FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
+            FleetError::Plan(PlanError::MemoryTooLarge(..)) => Self::of("over-capacity", error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
             FleetError::HostFiles => Self::of("forbidden", error.to_string()),
             FleetError::Quota(_) => Self::of("over-quota", error.to_string()),
@@ -301,12 +303,10 @@ impl From<VolumeError> for ApiError {
     fn from(error: VolumeError) -> Self {
         match error {
             VolumeError::State(error) => error.into(),
-            VolumeError::Name(_) | VolumeError::Shrinks { .. } | VolumeError::Disk(DiskError::Size(_)) => {
-                Self::invalid(error.to_string())
-            }
+            VolumeError::Name(_) | VolumeError::Disk(DiskError::Size(_)) => Self::invalid(error.to_string()),
             VolumeError::Quota(_) => Self::of("over-quota", error.to_string()),
             VolumeError::Space(_) => Self::of("no-space", error.to_string()),
-            VolumeError::Locked(_) => Self::conflict(error.to_string()),
+            VolumeError::Locked(_) | VolumeError::Shrinks { .. } => Self::conflict(error.to_string()),
             VolumeError::Disk(_) | VolumeError::Io(..) => Self::internal(&error),
         }
     }
@@ -400,7 +400,10 @@ impl From<KernelError> for ApiError {
             | KernelError::Spool(_)
             | KernelError::Agent(..)
             | KernelError::Damaged(..) => Self::internal(&error),
-            _ => Self::invalid(chain(&error)),
+            KernelError::BadName(_) | KernelError::NoneUsable(_) | KernelError::NoHostKernel(..) => {
+                Self::invalid(chain(&error))
+            }
+            _ => Self::of("import-failed", chain(&error)),
         }
     }
 }
@@ -423,7 +426,7 @@ impl From<hull_image::ImportError> for ApiError {
         if let hull_image::ImportError::Install(error @ InstallError::NoRoom { .. }) = &error {
             return Self::of("over-quota", error.to_string());
         }
-        Self::new(422, "import-failed", "The image could not be imported", chain(&error))
+        Self::of("import-failed", chain(&error))
     }
 }
 

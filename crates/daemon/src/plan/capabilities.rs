@@ -46,6 +46,8 @@ fn read(names: &[String]) -> Result<(bool, CapabilitySet), PlanError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+    use hull_protocol::agent::CAPABILITY;
+
     use super::*;
 
     fn of(added: &str, dropped: &str) -> Vec<String> {
@@ -70,5 +72,15 @@ mod tests {
         let all = of("ALL", "SYS_ADMIN");
         assert!(all.len() > 35 && !all.contains(&"SYS_ADMIN".to_owned()), "{all:?}");
         assert!(kept(&["NET".to_owned()], &[]).is_err());
+    }
+
+    #[test]
+    fn the_description_of_the_api_names_them_all() {
+        let names = CAPABILITY.trim_start_matches("^(CAP_)?(ALL|").trim_end_matches(")$");
+        let mut described: Vec<String> = names.split('|').map(str::to_owned).collect();
+        let mut known = of("ALL", "");
+        described.sort();
+        known.sort();
+        assert_eq!(described, known);
     }
 }

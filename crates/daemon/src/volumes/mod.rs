@@ -15,13 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use hull_protocol::api::{Amounts, PrunedVolumes, Volume, VolumeSpec, VolumeUse};
-use hull_protocol::units::{Bytes, MIB};
+use hull_protocol::units::{Bytes, DISK_MAX, MIB};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use self::holders::Holders;
 use crate::clock::rfc3339;
-use crate::disk::{self, DISK_MAX, DiskError};
+use crate::disk::{self, DiskError};
 use crate::fleet::{BadName, check_name, new_id};
 use crate::plan::{DISK_DEFAULT, WantedVolume};
 use crate::space::{self, NoSpace};

@@ -17,13 +17,18 @@ pub struct NetworkSpec {
     pub name: String,
     /// Its IPv4 subnet, such as `10.20.0.0/24`; one that is free when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9.]{7,15}/([89]|1[0-9]|2[0-9])$")))]
     pub subnet: Option<String>,
     /// Its IPv6 subnet, such as `fd00:20::/64`; a random one of the unique local ones when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(regex(pattern = r"^[0-9a-fA-F:.]{2,45}/(1[6-9]|[2-9][0-9]|1[01][0-9]|120)$"))
+    )]
     pub subnet6: Option<String>,
     /// The largest packet in bytes; 1500 when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(range(min = 68)))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1280)))]
     pub mtu: Option<u16>,
     /// No way out, and none in from outside.
     #[serde(default)]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Bytes;
+#[cfg(feature = "schema")]
+use crate::units::{DISK_MAX, DISK_MIN};
 
 /// `POST /v1/volumes`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,9 +15,11 @@ use crate::units::Bytes;
 pub struct VolumeSpec {
     /// Its name, unique within its tenant; its id when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")))]
     pub name: Option<String>,
     /// The most it holds, its file system's own data included; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("minimum" = DISK_MIN.get(), "maximum" = DISK_MAX.get())))]
     pub size: Option<Bytes>,
     /// Labels of the user's choice.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -53,6 +57,7 @@ pub struct Volume {
 #[serde(deny_unknown_fields)]
 pub struct VolumePatch {
     /// Its new size: a volume grows, also while it is in use, and never shrinks.
+    #[cfg_attr(feature = "schema", schemars(extend("maximum" = DISK_MAX.get())))]
     pub size: Bytes,
 }
 
