@@ -38,12 +38,13 @@ def main():
     # What half of the names in requests lead to.
     hulled("volume", "create", "--size", "32m", "data")
     hulled("tenant", "create", "someone")
-    hulled("create", "--name", "keeper", "--restart", "always", "--network", "none", "--memory", "96m",
+    keeper = hulled("create", "--name", "keeper", "--restart", "always", "--network", "none", "--memory", "96m",
            "--volume", "data:/data", "tree", "stay")
     hulled("start", "keeper")
     token = hulled("token", "create", "--scope", "admin", "schemathesis")
     environment = os.environ | {
         "HULL_TOKEN_ID": hulled("token", "ls", "--quiet"),
+        "HULL_MICROVM": keeper,
         "HULL_KERNEL": hulled("kernel", "ls", "--quiet"),
         "PYTHONPATH": str(HERE),
     }

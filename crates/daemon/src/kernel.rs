@@ -137,7 +137,8 @@ impl Bundles {
     /// # Errors
     /// When there is none by that name, when it is in use, or when the disk refuses.
     pub fn remove(&self, name: &str, in_use: bool) -> Result<(), KernelError> {
-        check_name(name)?;
+        // What none can be called is not there.
+        check_name(name).map_err(|_| KernelError::NotFound(name.to_owned()))?;
         let _names = self.lock();
         let folder = self.folder.join(name);
         if !folder.is_dir() {

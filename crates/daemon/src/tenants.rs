@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hull_protocol::api::{
-    Amounts, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token, TokenSpec,
+    Amounts, HOST_TENANT, LIFETIME_MAX, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
+    TokenSpec,
 };
 
 use self::principal::{Principal, Unknown, Who};
@@ -252,16 +253,16 @@ impl Tenants {
         tenant: &str,
         spec: TokenSpec,
     ) -> Result<NewToken, TenantError> {
-        if spec.name.len() > TOKEN_NAME_MAX || spec.name.chars().any(char::is_control) {
+        if spec.name.chars().count() > TOKEN_NAME_MAX || spec.name.chars().any(char::is_control) {
             return Err(TenantError::Invalid(format!(
-                "a token's name has {TOKEN_NAME_MAX} bytes at most, and no control characters"
+                "a token's name has {TOKEN_NAME_MAX} characters at most, and no control characters"
             )));
         }
         let now = clock::unix_ns();
         let end = |seconds: u64| {
-            let end =
-                seconds.checked_mul(1_000_000_000).and_then(|ns| now.checked_add(ns)).filter(|_| seconds > 0);
-            end.ok_or_else(|| TenantError::Invalid("a token's lifetime is 1 second to some centuries".into()))
+            let fits = (1..=LIFETIME_MAX).contains(&seconds);
+            let end = seconds.checked_mul(1_000_000_000).and_then(|ns| now.checked_add(ns)).filter(|_| fits);
+            end.ok_or_else(|| TenantError::Invalid("a token's lifetime is 1 second to a century".into()))
         };
         let end = spec.lifetime.map(end).transpose()?;
         let mut inner = self.lock();

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::network::{Card, Member, Network, NetworkSpec, PlainCard, PlainCardSpec, Refused};
 pub use self::tenant::{
-    Amounts, AuditEntry, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
-    TokenSpec,
+    Amounts, AuditEntry, HOST_TENANT, LIFETIME_MAX, NewToken, Resource, Scope, Tenant, TenantPatch,
+    TenantSpec, Token, TokenSpec,
 };
 pub use self::volume::{PrunedVolumes, Volume, VolumePatch, VolumeSpec, VolumeUse, VolumeUser};
 use crate::exit::ExitReason;

@@ -150,6 +150,8 @@ impl Document {
     fn content(&mut self, content: &Content) -> Value {
         let schema = content.schema.map(|schema| schema(&mut self.generator).to_value());
         let described = match schema {
+            // What schema one event has, there is no word for.
+            None if content.media == "text/event-stream" => json!({}),
             None if content.media.contains("text") => json!({"schema": {"type": "string"}}),
             // What generators of clients know bytes by.
             None => json!({"schema": {"type": "string", "format": "binary"}}),

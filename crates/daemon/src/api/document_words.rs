@@ -7,8 +7,8 @@ use super::super::operation::STREAM;
 pub(super) const ABOUT: &str = "Hull runs each container image in a microVM of its own. Over the unix socket of the daemon \
 (`curl --unix-socket /run/hull/hull.sock http://hull/v1/system`) the kernel says who you are, and no token is needed; over \
 TCP every request carries one. Failures are `application/problem+json` (RFC 9457): a client acts on the `type`, a person \
-reads the `detail`. Unknown fields and parameters are refused. Fields that are not set are left out of answers. Sizes are \
-in bytes, times are RFC 3339, UTC.";
+reads the `detail`. Unknown fields and parameters are refused. Whole numbers are written without a \
+fraction. Fields that are not set are left out of answers. Sizes are in bytes, times are RFC 3339, UTC.";
 
 /// What the tags are about, in the order in which they are shown.
 pub(super) const TAGS: [(&str, &str); 12] = [
@@ -62,7 +62,7 @@ pub(super) fn request_headers() -> [(&'static str, &'static str, bool, Value); 5
             "If-Match",
             "The `ETag` that the change is meant for: it is refused when there is another by now. `*` is any.",
             false,
-            json!({"type": "string", "pattern": "^(\\*|\"[0-9]{1,19}\")$"}),
+            json!({"type": "string", "pattern": "^([*]|\"[0-9]{1,19}\")$", "examples": ["*"]}),
         ),
         (
             "Last-Event-ID",

@@ -81,6 +81,15 @@ impl Filter {
     }
 }
 
+/// The number of the last event that a client which comes back has seen.
+fn last_seen(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let number = id.to_str().ok().and_then(|id| id.parse().ok());
+    number
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid("Last-Event-ID: give the number of an event as it was sent".into()))
+}
+
 pub(super) async fn events(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -89,7 +98,7 @@ pub(super) async fn events(
     let Query { after, since, until, follow, filter } = query(&uri)?;
     let time = |text: Option<String>| text.map(|text| moment(&text)).transpose();
     let (since, until) = (time(since)?, time(until)?);
-    let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let last_seen = last_seen(&headers)?;
     let bus = api.fleet.events();
     let reader = match (last_seen.or(after), since) {
         (None, Some(_)) => bus.reader_of_all(),

@@ -21,6 +21,7 @@ mod operation;
 mod page;
 pub mod problem;
 mod streams;
+mod strict;
 mod system;
 mod tenants;
 mod tokens;
@@ -128,7 +129,7 @@ struct Remove {
 
 /// A JSON body, or why it is none: the field and the place are named.
 fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::invalid(format!("the request's body: {error}")))
+    strict::from_slice(bytes).map_err(|error| ApiError::invalid(format!("the request's body: {error}")))
 }
 
 /// The part after `?`; unknown names are refused.

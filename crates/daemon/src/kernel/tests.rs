@@ -131,7 +131,7 @@ fn names_defaults_and_removal_follow_the_rules() {
     assert_eq!(shown(&place.bundles).iter().filter(|(_, default)| *default).count(), 1);
     for name in ["", ".default", "../one", "a/b", "-x", "a b", &"x".repeat(101)] {
         assert!(matches!(place.bundles.open(Some(name)), Err(KernelError::BadName(_))), "{name}");
-        assert!(matches!(place.bundles.remove(name, false), Err(KernelError::BadName(_))), "{name}");
+        assert!(matches!(place.bundles.remove(name, false), Err(KernelError::NotFound(_))), "{name}");
         assert!(matches!(place.import(&[], Some(name), false), Err(KernelError::BadName(_))), "{name}");
     }
     assert_eq!(place.entries(), [".default", "one", "two"]);

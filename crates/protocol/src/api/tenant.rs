@@ -119,6 +119,9 @@ pub enum Scope {
     Admin,
 }
 
+/// The longest that a token is good for, in seconds: a century.
+pub const LIFETIME_MAX: u64 = 100 * 365 * 24 * 60 * 60;
+
 /// `POST /v1/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -126,13 +129,16 @@ pub enum Scope {
 pub struct TokenSpec {
     /// What it is for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 128), regex(pattern = r"^[ -~]*$")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(max = 128), regex(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"))
+    )]
     pub name: String,
     /// What it is good for.
     pub scope: Scope,
     /// How long, in seconds; without an end when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_153_600_000_u64)))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = LIFETIME_MAX)))]
     pub lifetime: Option<u64>,
 }
 
