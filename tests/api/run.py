@@ -43,6 +43,8 @@ def main():
     hulled("start", "keeper")
     token = hulled("token", "create", "--scope", "admin", "schemathesis")
     environment = os.environ | {
+        "HULL_URL": url,
+        "HULL_TOKEN": token,
         "HULL_TOKEN_ID": hulled("token", "ls", "--quiet"),
         "HULL_MICROVM": keeper,
         "HULL_KERNEL": hulled("kernel", "ls", "--quiet"),

@@ -21,8 +21,8 @@ pub const GIB: u64 = 1 << 30;
 
 /// The smallest disk of a container or volume: its journal and tables leave about half of it.
 pub const DISK_MIN: Bytes = Bytes::mib(16);
-/// The largest disk of a container or volume.
-pub const DISK_MAX: Bytes = Bytes::gib(16 << 10);
+/// The largest disk of a container or volume: every file system of a host can have such a file.
+pub const DISK_MAX: Bytes = Bytes::gib(8 << 10);
 
 impl Bytes {
     /// `n` MiB. Saturates at the largest number of bytes.

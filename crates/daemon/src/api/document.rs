@@ -278,6 +278,7 @@ fn polish(value: &mut Value) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(polish),
         Value::Object(all) => {
+            name_values(all);
             if all.get("format").is_some_and(|format| format == "ip") {
                 all.remove("format");
                 all.insert("anyOf".into(), json!([{"format": "ipv4"}, {"format": "ipv6"}]));
@@ -293,6 +294,27 @@ fn polish(value: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// Makes a choice of texts an enumeration, which generators of clients know; what each means goes to the description.
+fn name_values(schema: &mut Map<String, Value>) {
+    let named = |one: &Value| match (one.get("const"), one.get("enum")) {
+        (Some(value @ Value::String(_)), _) => Some(vec![value.clone()]),
+        (None, Some(Value::Array(values))) => Some(values.clone()),
+        _ => None,
+    };
+    let Some(Value::Array(choices)) = schema.get("oneOf") else { return };
+    let Some(values) = choices.iter().map(named).collect::<Option<Vec<_>>>() else { return };
+    let mut text = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    for one in choices {
+        if let (Some(value), Some(about)) = (one["const"].as_str(), one["description"].as_str()) {
+            text.push_str(&format!("\n- `{value}`: {about}"));
+        }
+    }
+    schema.remove("oneOf");
+    schema.insert("type".into(), "string".into());
+    schema.insert("enum".into(), values.concat().into());
+    schema.insert("description".into(), text.into());
 }
 
 fn bounds(format: &str) -> Option<[Value; 2]> {
