@@ -16,7 +16,7 @@ from generated.api.microvms import (
 )
 from generated.api.system import show_system
 from generated.api.volumes import create_volume, list_volumes, remove_volume
-from generated.models import ContainerSpec, MicrovmPatch, MicrovmSpec, NetworkingSpec, Problem, VolumeSpec
+from generated.models import ContainerSpec, MicrovmPatch, MicrovmSpec, NetworkingSpec, Problem, State, VolumeSpec
 
 socket = sys.argv[1]
 client = Client(
@@ -47,7 +47,7 @@ assert ok(create_microvm, 201, body=spec, idempotency_key="once").id == made.id,
 assert (made.name, made.state, made.spec.container.command) == ("first", "created", ["stay"]), made
 
 assert ok(start_microvm, 200, made.id).state == "running"
-assert [one.id for one in ok(list_microvms, 200, state="running")] == [made.id]
+assert [one.id for one in ok(list_microvms, 200, state=State("running"))] == [made.id]
 assert ok(update_microvm, 200, "first", body=MicrovmPatch(name="second")).name == "second"
 assert ok(show_system, 200).running == 1
 

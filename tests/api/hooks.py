@@ -71,7 +71,12 @@ def before_call(context, case, kwargs):
             query[name] = value
     if isinstance(case.body, (dict, list)):
         case.body = whole(case.body)
-    valid = case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE
+    headers = case.headers or {}
+    # A header that nobody knows is nobody's fault, and an empty one is none.
+    unknown = headers.pop("X-Schemathesis-Unknown-Property", None) is not None
+    if headers.get("If-Match") == "":
+        del headers["If-Match"]
+    valid = unknown or case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE
     if valid:
         known_name(path, method, case.path_parameters)
         if isinstance(case.body, dict):
@@ -80,9 +85,6 @@ def before_call(context, case, kwargs):
             end(str(case.path_parameters["id"]))
         if path == "/v1/exec/{id}/start" and "Upgrade" not in (case.headers or {}):
             query["detach"] = "true"
-    headers = case.headers or {}
-    # A header that nobody knows is nobody's fault.
-    headers.pop("X-Schemathesis-Unknown-Property", None)
     if "Hull-Tenant" in headers and (valid or method != case.operation.method.upper()):
         # Where there is no such tenant there is nothing to ask for.
         if chance(headers["Hull-Tenant"]) or method != case.operation.method.upper():
