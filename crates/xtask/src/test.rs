@@ -155,15 +155,16 @@ fn linux_tests<'a>(programs: impl Iterator<Item = &'a Program>, sum: &mut Counts
         println!("LOST: {} of the test programs go on in a new lab (attempt {})", left.len(), attempt + 2);
         passed &= sum.failed == 0;
     }
-    bail!("the emulated host locked up {LAB_TRIES} times")
+    bail!("the emulated host was lost {LAB_TRIES} times")
 }
 
 /// Runs test programs in one lab; how many came to their end, and the lab's status.
 fn in_lab(programs: &[&Program], sum: &mut Counts) -> Result<(usize, Option<i32>)> {
-    // One after the other: they share two emulated processors, and time limits are real time.
+    // One after the other: they share two emulated processors, and time limits are real time. What a test says is shown
+    // as it comes: it would be lost with the lab.
     let script: Vec<String> = programs
         .iter()
-        .map(|program| format!("{} --test-threads=1 || failed=1", program.path.display()))
+        .map(|program| format!("{} --test-threads=1 --nocapture || failed=1", program.path.display()))
         .collect();
     let script = format!("failed=0; {}; exit $failed", script.join("; "));
     let mut command = Command::new(std::env::current_exe()?);
