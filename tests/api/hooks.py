@@ -155,6 +155,8 @@ def microvm(body):
     container["command"] = ["sleep", "200"]
     if container.get("entrypoint"):
         container["entrypoint"] = []
+    if container.get("mounts"):
+        container["mounts"] = container["mounts"][:8]
     for number, mount in enumerate(container.get("mounts", [])):
         mount["target"] = f"/mnt/{number}"
         if mount["type"] == "bind":
@@ -162,6 +164,8 @@ def microvm(body):
     if container.get("health") is not None:
         container["health"]["test"] = {"command": ["true"]}
     networking = body.get("networking") or {}
+    if networking.get("networks") == []:
+        networking.pop("publish", None)
     if networking.get("networks"):
         networking["networks"] = [{"network": "default", "aliases": networking["networks"][0].get("aliases", [])}]
     for number, port in enumerate(networking.get("publish", [])):
