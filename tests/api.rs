@@ -17,7 +17,7 @@ use support::Daemon;
 
 /// Where a daemon of these tests listens, in a network namespace of its own.
 const PORT: &str = "2376";
-/// The most requests for each operation and phase; some thousand in all. `cargo xtask api-test` asks more.
+/// The most requests for each operation and phase; some three thousand in all. `cargo xtask api-test` asks more.
 const EXAMPLES: &str = "4";
 /// What the requests are made from.
 const SEED: &str = "1";
