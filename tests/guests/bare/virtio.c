@@ -135,8 +135,9 @@ long take(struct device *device, u32 index)
 
 int broken(struct device *device)
 {
+	/* First it says so, then it interrupts (virtio 1.2, section 2.1.2). */
 	for (u32 tries = PATIENCE; tries; tries--)
-		if (get(device, STATUS) & NEEDS_RESET)
-			return get(device, INTERRUPT_STATUS) & 2;
+		if (get(device, STATUS) & NEEDS_RESET && get(device, INTERRUPT_STATUS) & 2)
+			return 1;
 	return 0;
 }
