@@ -42,6 +42,8 @@ fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
     let vmm = ticking();
     let mut peer = vmm.control();
     assert_eq!(peer.ask(Command::Status), status(false));
+    let grow = Command::GrowDisk { disk: 16, size: Bytes::mib(64) };
+    assert_eq!(peer.ask(grow), Err("there is no disk 16".into()));
     for _ in 0..5 {
         assert_eq!(peer.ask(Command::Pause), status(true));
         assert_eq!(peer.ask(Command::Pause), status(true), "pausing what is paused is no error");

@@ -3,6 +3,8 @@
 
 #[path = "support/daemon.rs"]
 mod support;
+#[path = "life/volumes.rs"]
+mod volumes;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

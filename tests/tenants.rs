@@ -190,7 +190,8 @@ fn quotas_are_kept() {
     let seen = host.done(token, "GET /v1/tenants/acme", None);
     let images = host.done(token, "GET /v1/images", None)[0]["size"].as_u64().unwrap();
     let disk = (32 << 20) + images;
-    let used = json!({"microvms": 2, "cpus": 1, "memory": 96 << 20, "disk": disk, "networks": 1, "ports": 0});
+    let used = json!({"microvms": 2, "cpus": 1, "memory": 96 << 20, "disk": disk, "networks": 1, "volumes": 0,
+        "ports": 0});
     assert_eq!(seen["used"], used, "{two}");
     assert!(daemon.ok(&["tenant", "ls"]).contains("2 / 3"));
     // A quota that is lowered takes nothing away.
@@ -200,13 +201,64 @@ fn quotas_are_kept() {
     host.done(token, "POST /v1/microvms/two/stop?grace=1", None);
     over("POST /v1/microvms/two/start", None, "CPUs");
     let refused = daemon.hull(&["tenant", "rm", "acme"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("2 microVMs and 1 networks"), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("2 microVMs, 1 networks and 0 volumes"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn volumes_are_their_tenants_disk() {
+    let host = Host::new(&[]);
+    let (daemon, token, mib) = (&host.daemon, host.acme.as_str(), 1_u64 << 20);
+    daemon.ok(&["tenant", "update", "acme", "--disk", "65m", "--volumes", "2"]);
+    let over = |line: &str, body: Value, what: &str| {
+        let refused = host.ask(token, line, Some(&body));
+        let answer = refused.json();
+        assert_eq!((refused.status, &answer["type"]), (409, &json!("/problems/over-quota")), "{refused:?}");
+        assert!(answer["detail"].as_str().unwrap().contains(what), "{refused:?}");
+    };
+    let sized = |name: &str, size: u64, mounts: Value| {
+        let container = json!({"image": "tree", "command": ["stay"], "disk_size": size, "mounts": mounts});
+        spec(name, &["stay"], json!({"container": container}))
+    };
+    let volume = |name: &str| json!({"type": "volume", "source": name, "target": format!("/{name}"), "size": 16 * mib});
+    over("POST /v1/volumes", json!({"name": "data", "size": 65 * mib}), "bytes of disk");
+    host.done(token, "POST /v1/volumes", Some(&json!({"name": "data", "size": 16 * mib})));
+    over("PATCH /v1/volumes/data", json!({"size": 65 * mib}), "bytes of disk");
+    host.done(token, "PATCH /v1/volumes/data", Some(&json!({"size": 32 * mib})));
+    // A microVM's disk and a volume take of each other.
+    over("POST /v1/microvms", sized("one", 33 * mib, json!([])), "bytes of disk");
+    over("POST /v1/microvms", sized("one", 32 * mib, json!([volume("new")])), "bytes of disk");
+    assert_eq!(host.ask(token, "GET /v1/volumes/new", None).status, 404);
+    host.done(token, "POST /v1/microvms", Some(&sized("one", 32 * mib, json!([volume("data")]))));
+    over("PATCH /v1/volumes/data", json!({"size": 34 * mib}), "bytes of disk");
+    over("POST /v1/volumes", json!({"name": "more", "size": 16 * mib}), "bytes of disk");
+    let seen = host.done(token, "GET /v1/tenants/acme", None);
+    let images = host.done(token, "GET /v1/images", None)[0]["size"].as_u64().unwrap();
+    assert_eq!((&seen["used"]["volumes"], &seen["used"]["disk"]), (&json!(1), &json!(64 * mib + images)));
+    let left = host.done(token, "GET /v1/system/df", None);
+    assert_eq!(left["free"], json!(mib - images), "{left}");
+    daemon.ok(&["tenant", "update", "acme", "--disk", "none"]);
+    let many = sized("two", 32 * mib, json!([volume("second"), volume("third")]));
+    over("POST /v1/microvms", many, "volumes");
+    assert_eq!(host.done(token, "GET /v1/volumes", None).as_array().unwrap().len(), 1);
+    // Nobody else is kept from anything; a tenant stays as long as it has one.
+    host.done(&host.mallory, "POST /v1/volumes", Some(&json!({"name": "data", "size": 80 * mib})));
+    daemon.ok(&["--tenant", "acme", "rm", "one"]);
+    let refused = daemon.hull(&["tenant", "rm", "acme"]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("0 microVMs, 0 networks and 1 volumes"),
+        "{refused:?}"
+    );
+    daemon.ok(&["--tenant", "acme", "volume", "rm", "data"]);
+    daemon.ok(&["tenant", "rm", "acme"]);
 }
 
 #[test]
 fn of_many_at_once_as_many_are_made_as_may_be() {
     let host = Host::new(&[]);
-    host.daemon.ok(&["tenant", "update", "acme", "--microvms", "4", "--cpus", "2"]);
+    host.daemon.ok(&["tenant", "update", "acme", "--microvms", "4", "--cpus", "2", "--volumes", "3"]);
     let passed = |line: &(dyn Fn(usize) -> (String, Option<Value>) + Sync)| {
         std::thread::scope(|scope| {
             let ask = |number| {
@@ -223,6 +275,8 @@ fn of_many_at_once_as_many_are_made_as_may_be() {
     assert_eq!(made, 4);
     let started = passed(&|number| (format!("POST /v1/microvms/{}/start", name(number)), None));
     assert_eq!(started, 2);
+    let volume = |number| json!({"name": name(number), "size": 16 << 20});
+    assert_eq!(passed(&|number| ("POST /v1/volumes".into(), Some(volume(number)))), 3);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The flags of `run` and `create`, and the specification they make.
 
+mod mounts;
 mod networking;
 
 use std::collections::BTreeMap;
@@ -105,6 +106,8 @@ pub(super) struct Container {
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
     #[command(flatten)]
+    mounts: mounts::Mounts,
+    #[command(flatten)]
     networking: networking::Networking,
     /// When to pull the image
     #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
@@ -174,6 +177,7 @@ impl Container {
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
             disk_size: self.disk_size,
+            mounts: self.mounts.spec()?,
             health: self.health.spec(),
         };
         Ok(MicrovmSpec {

@@ -13,7 +13,7 @@ use crate::moment::moment;
 /// Show what happens to microVMs, images and kernels, as it happens
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Filters are subject=microvm, image or kernel, action=ACTION and of=NAME or ID; values may be several, with commas between.
+Filters are subject=microvm, image, kernel or volume, action=ACTION and of=NAME or ID; values may be several, with commas between.
 
 Examples:
   hull events --filter action=die,oom

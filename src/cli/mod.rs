@@ -43,6 +43,7 @@ mod token;
 mod top;
 mod transfer;
 mod update;
+mod volume;
 mod wait;
 
 use std::ffi::OsString;
@@ -96,6 +97,7 @@ enum Verb {
     Rmi(rmi::Rmi),
     Kernel(kernel::Kernel),
     Network(network::Network),
+    Volume(volume::Volume),
     Port(port::Port),
     Boot(boot::Boot),
     Serve(serve::Serve),
@@ -179,6 +181,7 @@ impl Verb {
             Self::Rmi(verb) => block_on(verb.run(host)),
             Self::Kernel(verb) => block_on(verb.run(host)),
             Self::Network(verb) => block_on(verb.run(host)),
+            Self::Volume(verb) => block_on(verb.run(host)),
             Self::Tenant(verb) => block_on(verb.run(host)),
             Self::Token(verb) => block_on(verb.run(host)),
             Self::Audit(verb) => block_on(verb.run(host)),

@@ -40,6 +40,9 @@ enum Verb {
         /// Leave the microVMs
         #[arg(long)]
         keep_microvms: bool,
+        /// Volumes that no microVM was made with, too, and all that is in them
+        #[arg(long)]
+        volumes: bool,
         /// How to print
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -52,8 +55,8 @@ impl System {
         match self.verb {
             Verb::Info { format } => info(&client.system().await?, format),
             Verb::Df { format } => usage(&client.get("/v1/system/df").await?, format),
-            Verb::Prune { all, keep_microvms, format } => {
-                let request = PruneRequest { all_images: all, keep_microvms };
+            Verb::Prune { all, keep_microvms, volumes, format } => {
+                let request = PruneRequest { all_images: all, keep_microvms, volumes };
                 pruned(&client.post("/v1/system/prune", &request).await?, format)
             }
         }
@@ -100,6 +103,7 @@ fn pruned(pruned: &Pruned, format: Format) -> Result<ExitCode> {
         return print_json(pruned);
     }
     let gone = pruned.microvms.iter().map(|id| format!("microVM {id}\n"));
+    let gone = gone.chain(pruned.volumes.iter().map(|volume| format!("volume {volume}\n")));
     let gone = gone.chain(pruned.images.iter().map(|image| format!("image {image}\n")));
     print(&format!("{}{} freed\n", gone.collect::<String>(), pruned.freed))
 }

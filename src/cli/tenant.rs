@@ -16,7 +16,7 @@ use crate::table::{Table, ago};
 /// Manage the tenants of this host
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A tenant sees its own microVMs, networks and images, and no sign of others. It comes with tokens ('hull token'), or as a
+A tenant sees its own microVMs, volumes, networks and images, and no sign of others. It comes with tokens ('hull token'), or as a
 user of this host (--uid). With --tenant NAME before the verb, those who administer the host act for it.
 
 Examples:
@@ -50,12 +50,15 @@ struct Quotas {
     /// Memory of microVMs that run
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// What the disks of its microVMs may grow to, and its images
+    /// What the disks of its microVMs and its volumes may grow to, and its images
     #[arg(long, value_name = "SIZE")]
     disk: Option<String>,
     /// Networks
     #[arg(long, value_name = "N")]
     networks: Option<String>,
+    /// Volumes
+    #[arg(long, value_name = "N")]
+    volumes: Option<String>,
     /// Published ports
     #[arg(long, value_name = "N")]
     ports: Option<String>,
@@ -73,6 +76,7 @@ impl Quotas {
             (Resource::Memory, &self.memory),
             (Resource::Disk, &self.disk),
             (Resource::Networks, &self.networks),
+            (Resource::Volumes, &self.volumes),
             (Resource::Ports, &self.ports),
             (Resource::Requests, &self.requests),
         ];
@@ -142,7 +146,7 @@ struct Update {
     name: String,
 }
 
-/// Remove tenants that have no microVMs and networks any more, with their tokens
+/// Remove tenants that have no microVMs, networks and volumes any more, with their tokens
 #[derive(Debug, Args)]
 struct Rm {
     #[arg(value_name = "NAME", required = true)]
@@ -198,8 +202,9 @@ impl Tenant {
 }
 
 fn table(tenants: &[Record]) -> String {
-    let mut table =
-        Table::new(&["NAME", "MICROVMS", "CPUS", "MEMORY", "DISK", "NETWORKS", "PORTS", "CREATED"]);
+    let mut table = Table::new(&[
+        "NAME", "MICROVMS", "CPUS", "MEMORY", "DISK", "NETWORKS", "VOLUMES", "PORTS", "CREATED",
+    ]);
     for tenant in tenants {
         let mut row = vec![tenant.name.clone()];
         for resource in [
@@ -208,6 +213,7 @@ fn table(tenants: &[Record]) -> String {
             Resource::Memory,
             Resource::Disk,
             Resource::Networks,
+            Resource::Volumes,
             Resource::Ports,
         ] {
             row.push(cell(tenant, resource));

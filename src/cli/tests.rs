@@ -41,6 +41,9 @@ fn flags_nobody_knows_are_refused() {
         "hull run --health-interval soon busybox",
         "hull run --restart sometimes busybox",
         "hull events --since 1 --after 2",
+        "hull volume create --size lots data",
+        "hull volume resize data",
+        "hull volume rm",
     ] {
         let words: Vec<_> = line.split(' ').map(OsString::from).collect();
         assert!(Cli::read(&words).is_err(), "{line}");
@@ -77,7 +80,15 @@ fn verbs_are_understood() {
         "hull stats --no-stream --format json a",
         "hull events --since 10m --until now --filter action=die --format json",
         "hull system df --format json",
-        "hull system prune -a",
+        "hull system prune -a --volumes",
+        "hull run -v data:/d -v /etc/x:/y:ro --mount type=tmpfs,dst=/t --tmpfs /run busybox",
+        "hull volume create -s 1g -l a=b data",
+        "hull volume create",
+        "hull volume ls -q",
+        "hull volume inspect a b",
+        "hull volume resize data 2g",
+        "hull volume rm a b",
+        "hull volume prune --format json",
         "hull logs --since 10m --until now -t a",
         "hull serve --listen-stdin",
     ] {

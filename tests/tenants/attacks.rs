@@ -1,5 +1,7 @@
 //! An attacker with a token of its own wants what another tenant has: no attempt succeeds, and all are written down.
 
+mod volumes;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -95,6 +97,7 @@ struct Victim {
     id: String,
     exec: String,
     network: String,
+    volume: String,
     record: Value,
 }
 
@@ -103,13 +106,17 @@ fn victim(host: &Host) -> Victim {
         host.done(&host.acme, "POST /v1/networks", Some(&json!({"name": "inner", "subnet": "10.77.0.0/24"})));
     let networking = json!({"networks": [{"network": "inner"}],
         "publish": [{"port": 80, "host_port": 8080, "host_ip": "127.0.0.1"}]});
-    let more = json!({"labels": {"secret": "label"}, "networking": networking});
-    let id = host.run(&host.acme, &spec("web", &["tick", "100"], more));
+    let mut wanted =
+        spec("web", &["tick", "100"], json!({"labels": {"secret": "label"}, "networking": networking}));
+    wanted["container"]["mounts"] =
+        json!([{"type": "volume", "source": "vault", "target": "/data", "size": volumes::SIZE}]);
+    let id = host.run(&host.acme, &wanted);
     let exec =
         host.done(&host.acme, &format!("POST /v1/microvms/{id}/exec"), Some(&json!({"command": ["true"]})));
     let record = host.done(&host.acme, "GET /v1/microvms/web", None);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    Victim { id, exec: text(&exec["id"]), network: text(&network["id"]), record }
+    let volume = text(&record["volumes"][0]["id"]);
+    Victim { id, exec: text(&exec["id"]), network: text(&network["id"]), volume, record }
 }
 
 #[test]
@@ -123,6 +130,8 @@ fn an_attacker_gets_nothing_and_is_seen() {
     networks(&mut attacker, &theirs);
     side_doors(&mut attacker, &theirs);
     lists(&mut attacker, &theirs);
+    volumes::volumes(&mut attacker, &theirs);
+    volumes::files_of_the_host(&mut attacker);
     tokens(&mut attacker, &theirs);
     wire(&mut attacker, &theirs);
     println!("{} attempts", attacker.attempts);
@@ -283,6 +292,8 @@ fn lists(attacker: &mut Attacker<'_>, theirs: &Victim) {
         "GET /v1/microvms?label=secret",
         "GET /v1/microvms?limit=100&after=0",
         "GET /v1/networks",
+        "GET /v1/volumes",
+        "GET /v1/volumes?limit=100&after=a",
         "GET /v1/images",
         "GET /v1/tenants",
         "GET /v1/tokens",
@@ -295,7 +306,9 @@ fn lists(attacker: &mut Attacker<'_>, theirs: &Victim) {
     ] {
         attacker.attempts += 1;
         let text = host.ask(&host.mallory, line, None).text;
-        for word in [theirs.id.as_str(), &theirs.network, "acme", "secret", "10.77.0.0"] {
+        for word in
+            [theirs.id.as_str(), &theirs.network, &theirs.volume, "vault", "acme", "secret", "10.77.0.0"]
+        {
             assert!(!text.contains(word), "{line}: {text}");
         }
     }
@@ -372,6 +385,8 @@ fn tokens(attacker: &mut Attacker<'_>, theirs: &Victim) {
     for (scope, line) in [
         ("read", "POST /v1/microvms"),
         ("read", "DELETE /v1/microvms/forged"),
+        ("read", "POST /v1/volumes"),
+        ("read", "POST /v1/volumes/prune"),
         ("read", "GET /v1/tokens"),
         ("operate", "POST /v1/tokens"),
         ("operate", "GET /v1/tokens"),

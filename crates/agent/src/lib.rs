@@ -3,6 +3,7 @@
 //! The library holds what runs on any Linux; `main.rs` is PID 1. Threads: one accepts control connections,
 //! one accepts streams, one for each control connection, one for each process, one for each of its streams. Invariant: whatever the host or the image sends, the agent itself goes on.
 
+mod binds;
 pub mod boot;
 mod exec;
 mod files;
@@ -25,3 +26,4 @@ mod streams;
 mod top;
 mod transfer;
 mod user;
+mod volumes;

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hull_jail::cgroup::Cgroup;
-use hull_protocol::agent::{AgentError, AgentErrorKind, ProcessExit, ProcessSpec, WindowSize};
+use hull_protocol::agent::{AgentError, AgentErrorKind, Mount, ProcessExit, ProcessSpec, WindowSize};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -56,6 +56,7 @@ pub(crate) struct Place {
     pub(crate) root: PathBuf,
     pub(crate) read_only: bool,
     pub(crate) hostname: String,
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) cgroups: PathBuf,
     pub(crate) stage: PathBuf,
     pub(crate) streams: Arc<Streams>,
@@ -159,6 +160,7 @@ impl Process {
             read_only: place.read_only,
             hostname: place.hostname.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            mounts: if container.is_some() { Vec::new() } else { place.mounts.clone() },
             joins: container.is_some(),
         };
         let oom_kills = cgroup.as_ref().map_or(0, Cgroup::oom_kills);

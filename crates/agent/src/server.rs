@@ -26,7 +26,7 @@ use crate::process::{Place, Process};
 use crate::processes::{Admitted, Processes};
 use crate::setup::{failed, set_clock};
 use crate::streams::Streams;
-use crate::transfer;
+use crate::{transfer, volumes};
 
 /// How long a new stream connection may take to say what it is for.
 const HELLO_WAIT: Duration = Duration::from_secs(20);
@@ -282,6 +282,13 @@ impl Server {
             Command::SetTime(unix_ns) => {
                 reply(set_clock(unix_ns).map_err(|error| failed("setting the clock", error)));
             }
+            Command::Grow { serial, size } => {
+                let connection = connection.clone();
+                // A disk may take a while to have grown.
+                spawn("grow", move || {
+                    connection.send(&Message::Reply { seq, result: self.grow(&serial, size) });
+                })?;
+            }
             Command::Shutdown { grace_ms } => {
                 if !std::mem::replace(&mut self.state().ending, true) {
                     let server = self.clone();
@@ -303,6 +310,11 @@ impl Server {
         Ok(())
     }
 
+    fn grow(&self, serial: &str, size: u64) -> Result<(), AgentError> {
+        let setup = self.state().ready.as_ref().map(|(_, setup)| setup.clone());
+        volumes::grow(&setup.ok_or_else(|| invalid("the guest is not set up yet"))?, serial, size)
+    }
+
     fn admit(&self, spec: &ProcessSpec) -> Result<(Place, Admitted), AgentError> {
         if spec.args.is_empty() {
             return Err(invalid("no command: neither the image nor the request names one"));
@@ -316,6 +328,7 @@ impl Server {
             root: root.clone(),
             read_only: setup.read_only,
             hostname: setup.hostname.clone(),
+            mounts: setup.mounts.clone(),
             cgroups: self.guest.cgroups.clone(),
             stage: self.guest.stage.clone(),
             streams: self.streams.clone(),

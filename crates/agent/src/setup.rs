@@ -1,4 +1,4 @@
-//! The root of the container: the image, the writable disk and the files that name the guest; and their end.
+//! The root of the container: the image, the writable disk, volumes and the files that name the guest; and their end.
 
 use std::fs;
 use std::io;
@@ -14,6 +14,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use crate::interfaces;
 use crate::kmsg::log;
 use crate::mounts::{Root, bind, mount_at};
+use crate::volumes::{self, VOLUMES};
 
 const IMAGE: &str = "/run/hull/image";
 const DATA: &str = "/run/hull/data";
@@ -44,6 +45,8 @@ pub fn run(setup: &Setup) -> Result<PathBuf, AgentError> {
     }
     interfaces::configure(&setup.interfaces)?;
     mount_root(setup).map_err(|error| failed("mounting the container's root", error))?;
+    // Before anything is mounted in the root: what the image has is what goes into an empty volume.
+    volumes::attach(setup, Path::new(ROOT))?;
     name_files(setup).map_err(|error| failed("writing /etc/hosts and its like", error))?;
     Ok(ROOT.into())
 }
@@ -80,7 +83,7 @@ fn copy_root_attributes(image: &Path, upper: &Path) -> io::Result<()> {
 }
 
 /// The device with an id.
-fn disk(serial: &str) -> io::Result<String> {
+pub(crate) fn disk(serial: &str) -> io::Result<String> {
     for _ in 0..DISK_TRIES {
         for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
             let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
@@ -107,11 +110,16 @@ fn name_files(setup: &Setup) -> io::Result<()> {
     }
     let resolv_conf: String = setup.resolv_conf.iter().map(|line| format!("{line}\n")).collect();
     fs::create_dir_all(FILES)?;
-    let root = Root::open(Path::new(ROOT))?;
     for (name, content) in NAME_FILES.into_iter().zip([hosts, format!("{}\n", setup.hostname), resolv_conf]) {
-        let source = Path::new(FILES).join(name);
-        fs::write(&source, content)?;
-        bind(&source, &root.file("/etc", name)?)?;
+        fs::write(Path::new(FILES).join(name), content)?;
+    }
+    bind_name_files(&Root::open(Path::new(ROOT))?)
+}
+
+/// Mounts the files that name the guest over those in a root.
+pub(crate) fn bind_name_files(root: &Root) -> io::Result<()> {
+    for name in NAME_FILES {
+        bind(&Path::new(FILES).join(name), &root.file("/etc", name)?)?;
     }
     Ok(())
 }
@@ -120,14 +128,21 @@ fn name_files(setup: &Setup) -> io::Result<()> {
 pub fn shut_down() {
     // With all that is mounted inside it, wherever the image's links led that to.
     release(ROOT, UnmountFlags::DETACH);
-    if !release(DATA, UnmountFlags::empty()) {
-        // Something still writes: it may not any more, and what it wrote is whole.
-        if let Err(error) = mount_remount(DATA, MountFlags::RDONLY, c"") {
-            log(&format!("{DATA} stays writable: {error}"));
-        }
+    for volume in fs::read_dir(VOLUMES).into_iter().flatten().flatten() {
+        let_go(&volume.path().to_string_lossy());
     }
+    let_go(DATA);
     release(IMAGE, UnmountFlags::empty());
     power_off();
+}
+
+/// Unmounts a disk that was written to. Where something still writes, it may not any more: what it wrote is whole.
+fn let_go(place: &str) {
+    if !release(place, UnmountFlags::empty())
+        && let Err(error) = mount_remount(place, MountFlags::RDONLY, c"")
+    {
+        log(&format!("{place} stays writable: {error}"));
+    }
 }
 
 /// Unmounts; true when nothing is mounted there any more.

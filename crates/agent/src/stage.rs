@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use hull_jail::cgroup::Cgroup;
 use hull_jail::{capabilities, execute, namespaces, rlimits, root};
-use hull_protocol::agent::{AgentError, AgentErrorKind, ProcessSpec, WindowSize};
+use hull_protocol::agent::{AgentError, AgentErrorKind, Mount, ProcessSpec, WindowSize};
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open, symlink};
 use rustix::mount::MountFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::mounts::{Root, bind, by_descriptor, exists, make_read_only, mount_at};
 use crate::setup::{NAME_FILES, failed};
 use crate::user::{self, User};
-use crate::{exec, join};
+use crate::{binds, exec, join};
 
 /// The argument that makes the agent this stage.
 pub const ARGUMENT: &str = "container";
@@ -47,6 +47,8 @@ pub(crate) struct Stage {
     pub(crate) read_only: bool,
     pub(crate) hostname: String,
     pub(crate) cgroup: Option<PathBuf>,
+    /// What it sees besides the root; nothing for one that joins.
+    pub(crate) mounts: Vec<Mount>,
     /// Whether the process joins a container that runs; [`join::CONTAINER`] says which.
     pub(crate) joins: bool,
 }
@@ -98,6 +100,7 @@ fn isolate(stage: &Stage, socket: &UnixStream) -> Result<User, AgentError> {
     rustix::system::sethostname(stage.hostname.as_bytes())
         .map_err(|error| failed("setting the host name", error))?;
     populate(stage).map_err(|error| failed("mounting /proc, /dev and /sys", error))?;
+    binds::mount_all(&stage.root, &stage.mounts)?;
     setsid().map_err(|error| failed("starting a session", error))?;
     if let Some(size) = stage.process.terminal {
         open_terminal(&stage.root, size, socket).map_err(|error| failed("making the terminal", error))?;

@@ -23,6 +23,8 @@ pub enum Ask {
     Unpause,
     /// Stop it, if it runs, and start it again.
     Restart,
+    /// Let its guest know that a volume it has has grown.
+    Grow,
     /// Change its name, labels, limits or restart policy.
     Update,
     /// Remove it, `true`: even if it runs.
@@ -69,6 +71,13 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
         (Ask::Unpause, Paused) => Verdict::Go,
         (Ask::Unpause, Running) => Verdict::Done,
         (Ask::Unpause, _) => Verdict::Refuse("it is not paused"),
+        (Ask::Grow, Running) => Verdict::Go,
+        (Ask::Grow, Paused) => Verdict::Refuse("a microVM that uses it is paused: unpause that first"),
+        (Ask::Grow, Starting | Stopping) => {
+            Verdict::Refuse("a microVM that uses it is starting or stopping: try again in a moment")
+        }
+        // The next start sees it.
+        (Ask::Grow, _) => Verdict::Done,
         (Ask::Restart | Ask::Update, _) => Verdict::Go,
         (Ask::Delete(force), _) if alive && !force => {
             Verdict::Refuse("it runs: stop it first, or remove it by force")
@@ -112,6 +121,7 @@ mod tests {
         assert_eq!(row(Ask::Exec), "rrgrgrrr");
         assert_eq!(row(Ask::Pause), "rrgdrrrr");
         assert_eq!(row(Ask::Unpause), "rrdgrrrr");
+        assert_eq!(row(Ask::Grow), "drgrrddd");
         assert_eq!(row(Ask::Restart), "gggggggg");
         assert_eq!(row(Ask::Update), "gggggggg");
         assert_eq!(row(Ask::Delete(false)), "grrrrrgg");

@@ -1,9 +1,11 @@
-//! The writable disk of a container: a sparse file of a set size with an empty ext4 in it. Its size is the quota.
+//! Disks: sparse files of a set size with an empty ext4 in them. A container's own is its quota; a volume's outlives it.
 //!
-//! Making a file system takes longer than copying an empty one, so there is one template for each size.
+//! Making a file system takes longer than copying an empty one, so there is one template for each size that containers
+//! have.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -57,15 +59,46 @@ fn template(directory: &Path, size: Bytes) -> Result<File, DiskError> {
     fs::create_dir_all(directory).map_err(io)?;
     let half = tempfile::NamedTempFile::new_in(directory).map_err(io)?;
     half.as_file().set_len(size.get()).map_err(io)?;
-    make_file_system(half.path())?;
+    make_file_system(half.path(), &["-L", "hull-data"])?;
     half.as_file().sync_all().map_err(io)?;
     // Two at a time make the same one twice, and the later one wins: they are alike.
     half.persist(&place).map_err(|error| io(error.error))
 }
 
-fn make_file_system(path: &Path) -> Result<(), DiskError> {
+/// Makes a new disk at `path` that is to last and may grow, one of its own kind: with blocks of 4 KiB, whatever its
+/// size, because a file system keeps those for ever.
+///
+/// # Errors
+/// When it cannot be made; nothing is left behind then.
+pub fn make(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    if size < DISK_MIN || size > DISK_MAX {
+        return Err(DiskError::Size(size));
+    }
+    let made = make_new(path, size);
+    made.inspect_err(|_| {
+        let _nothing_was_made = fs::remove_file(path);
+    })
+}
+
+fn make_new(path: &Path, size: Bytes) -> Result<(), DiskError> {
+    let io = |error| DiskError::Io(path.to_owned(), error);
+    let disk = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    disk.set_len(size.get()).map_err(io)?;
+    make_file_system(path, &["-L", "hull-volume", "-b", "4096"])?;
+    disk.sync_all().map_err(io)?;
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+}
+
+/// Makes a directory that is its owner's alone, with those above it.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn make_file_system(path: &Path, more: &[&str]) -> Result<(), DiskError> {
     let output = Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=4", "-L", "hull-data"])
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=4"])
+        .args(more)
         .args(["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
         .arg(path)
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

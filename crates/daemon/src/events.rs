@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hull_protocol::api::Microvm;
+use hull_protocol::api::{Microvm, Volume};
 use hull_protocol::life::{Event, Subject};
 use tokio::sync::watch;
 
@@ -83,6 +83,12 @@ impl Events {
             more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         attributes.insert("image".into(), record.spec.container.image.clone());
         self.tell(Subject::Microvm, action, &record.id, &record.name, attributes);
+    }
+
+    /// Tells what happened to a volume.
+    pub fn volume(&self, volume: &Volume, action: &str) {
+        let size = [("size".to_owned(), volume.size.get().to_string())];
+        self.tell(Subject::Volume, action, &volume.id, &volume.name, size.into());
     }
 
     /// A reader of what comes after event number `after`; without it, of what comes from now on.

@@ -1,5 +1,7 @@
 //! All microVMs of one daemon, by id, name and the start of an id.
 
+mod volumes;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -24,6 +26,7 @@ use crate::state::{Key, State, StateError, Wish};
 use crate::tenants::Tenants;
 use crate::tenants::quota::{self, OverQuota};
 use crate::trust::Policy;
+use crate::volumes::{Found, VolumeError, Volumes};
 
 /// The longest name of a microVM, in characters.
 const NAME_MAX: usize = 128;
@@ -46,6 +49,8 @@ pub struct Host {
     pub networks: HostNetworks,
     /// What happens.
     pub events: Feeds,
+    /// The volumes.
+    pub volumes: Volumes,
     /// Who there is.
     pub tenants: Arc<Tenants>,
     /// What images they may bring.
@@ -100,9 +105,18 @@ pub enum FleetError {
     /// It could not be remembered.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Files of the host, for somebody who does not administer it.
+    #[error(
+        "files of the host (a mount of the type 'bind') are for those who administer it: its root, or an admin token of the \
+         tenant 'default'; use a volume, or 'hull cp'"
+    )]
+    HostFiles,
     /// The networks it asks for cannot be had.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A volume it asks for cannot be had.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// Its directory could not be made.
     #[error("the directory for a new microVM could not be made")]
     Directory(#[source] std::io::Error),
@@ -131,7 +145,8 @@ pub fn check_name(name: &str) -> Result<(), BadName> {
 pub struct Fleet {
     host: Arc<Host>,
     all: Mutex<HashMap<String, Microvm>>,
-    /// Held while one is made: between its record and its actor nobody may look for it.
+    /// Held while one is made, or a volume made or grown: between its record and its actor nobody may look for it, and
+    /// what is judged by quotas counts before the next is judged.
     creating: Mutex<()>,
 }
 
@@ -280,7 +295,7 @@ impl Fleet {
     /// # Errors
     /// When it cannot be, or its image is not in the store.
     pub async fn create(
-        &self,
+        self: &Arc<Self>,
         tenant: &str,
         spec: MicrovmSpec,
         key: Option<&Key>,
@@ -290,9 +305,10 @@ impl Fleet {
         let image = self.host.images_of(tenant).resolve(&spec.container.image)?;
         let resolved = plan::resolve(&id, &spec, &image.config, plan::host_memory())?;
         // Before anything is made for it, too.
-        self.within_quota(tenant, &spec)?;
+        self.admit::<FleetError>(tenant, &quota::of_existing(&spec))?;
         let owner = Owner { tenant, tenants: &self.host.tenants };
         let (wishes, notices) = self.host.networks.wishes(&self.host.state, owner, &spec.networking).await?;
+        let Found { uses, made } = self.find_or_make_volumes(tenant, &resolved.mounts.volumes).await?;
         let mut record = Record {
             id: id.clone(),
             name: String::new(),
@@ -309,6 +325,7 @@ impl Fleet {
             health: None,
             cards: Vec::new(),
             ports: Vec::new(),
+            volumes: uses,
             notices,
             revision: 1,
             restarts: 0,
@@ -316,11 +333,18 @@ impl Fleet {
             spec,
         };
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        self.within_quota(tenant, &record.spec)?;
-        self.name(&mut record, &wishes, key)?;
+        let admitted = self.admit(tenant, &quota::of_existing(&record.spec));
+        if let Err(error) = admitted.and_then(|()| self.name(&mut record, &wishes, key)) {
+            self.host.volumes.unmake(&self.host.state, &made);
+            return Err(error);
+        }
         if let Err(error) = crate::microvm::make_directory(&self.host, &id) {
             self.host.state.remove(&id)?;
+            self.host.volumes.unmake(&self.host.state, &made);
             return Err(FleetError::Directory(error));
+        }
+        for volume in &made {
+            self.host.events.volume(volume, "create");
         }
         self.host.events.microvm(&record, "create", &[]);
         let microvm = Microvm::spawn(self.host.clone(), record, resolved);
@@ -328,17 +352,28 @@ impl Fleet {
         Ok(microvm)
     }
 
-    /// Judges a new microVM by its tenant's quotas; that counts while no other one is made.
-    fn within_quota(&self, tenant: &str, spec: &MicrovmSpec) -> Result<(), OverQuota> {
-        let used = [self.microvms_of(tenant), self.images_of(tenant)];
-        self.host.tenants.admit(tenant, &quota::sum(used.iter()), &quota::of_existing(spec))
+    /// Judges what is new of a tenant's by its quotas; that counts while nothing else is made.
+    fn admit<E: From<StateError> + From<OverQuota>>(&self, tenant: &str, wanted: &Amounts) -> Result<(), E> {
+        Ok(self.host.tenants.admit(tenant, &self.existing(tenant)?, wanted)?)
     }
 
-    /// What a tenant's microVMs count for as long as they exist.
-    pub fn microvms_of(&self, tenant: &str) -> Amounts {
-        let all: Vec<_> =
-            self.list_of(tenant).iter().map(|record| quota::of_existing(&record.spec)).collect();
-        quota::sum(all.iter())
+    /// What a tenant's microVMs, volumes and images count for as long as they exist.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn existing(&self, tenant: &str) -> Result<Amounts, StateError> {
+        Ok(quota::sum([self.disks_of(tenant)?, self.images_of(tenant)].iter()))
+    }
+
+    /// What a tenant's microVMs and volumes count for as long as they exist.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn disks_of(&self, tenant: &str) -> Result<Amounts, StateError> {
+        let volumes = quota::of_volumes(&self.host.state.volumes_of(tenant)?);
+        let microvms = self.list_of(tenant);
+        let microvms: Vec<_> = microvms.iter().map(|record| quota::of_existing(&record.spec)).collect();
+        Ok(quota::sum(microvms.iter().chain([&volumes])))
     }
 
     /// What a tenant's images count.

@@ -1,4 +1,5 @@
-//! What a daemon that was killed left behind: directories and control groups that belong to no microVM any more.
+//! What a daemon that was killed left behind: directories and control groups that belong to no microVM any
+//! more, files of no volume.
 //!
 //! Cleared by the next daemon before it takes anything up. Invariant: what belongs to a known microVM that may still
 //! run is not touched; nor is anything whose name this daemon would not give.
@@ -11,6 +12,7 @@ use hull_protocol::api::{Microvm, State};
 
 use crate::fleet::Host;
 use crate::microvm::make_directory;
+use crate::volumes::Volumes;
 
 /// Clears everything of nobody's.
 pub(crate) fn clear(host: &Host, records: &[Microvm]) {
@@ -18,6 +20,14 @@ pub(crate) fn clear(host: &Host, records: &[Microvm]) {
     sweep(&host.paths.data.join("microvms"), 32, |name| known.contains(name));
     let short: HashSet<&str> = records.iter().filter_map(|record| record.id.get(..12)).collect();
     sweep(&host.paths.run, 12, |name| short.contains(name));
+    match host.state.volumes() {
+        Ok(volumes) => {
+            let known: HashSet<String> =
+                volumes.iter().map(|volume| Volumes::file_name(&volume.id)).collect();
+            sweep_files(host.volumes.directory(), &known);
+        }
+        Err(error) => tracing::error!("what no volume needs stays: {error}"),
+    }
     for record in records {
         // One whose making was not finished is finished.
         if let Err(error) = make_directory(host, &record.id) {
@@ -45,6 +55,23 @@ fn sweep(place: &Path, digits: usize, known: impl Fn(&str) -> bool) {
     }
 }
 
+/// Removes the files of volumes that nobody knows: made for a record that was not written, or left by one that has gone.
+fn sweep_files(place: &Path, known: &HashSet<String>) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let id = name.strip_suffix(".ext4").unwrap_or_default();
+        let ours = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !ours || known.contains(name) {
+            continue;
+        }
+        tracing::warn!("{} is nobody's and is removed", entry.path().display());
+        if let Err(error) = fs::remove_file(entry.path()) {
+            tracing::error!("{} stays: {error}", entry.path().display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
@@ -62,5 +89,19 @@ mod tests {
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["0123456789a", "0123456789ab", "not-a-number"]);
+    }
+
+    #[test]
+    fn a_volume_that_was_not_finished_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (known, half) = (format!("{:032x}.ext4", 1), format!("{:032x}.ext4", 2));
+        for name in [&known, &half, "mine.ext4", "x"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        sweep_files(dir.path(), &[known.clone()].into());
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [known.as_str(), "mine.ext4", "x"]);
     }
 }

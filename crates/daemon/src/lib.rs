@@ -10,6 +10,7 @@
 //! | [`door`] | who comes in: connections, TLS, whose a request is |
 //! | [`state`] | what survives the daemon, in SQLite |
 //! | [`kernel`] | kernel bundles |
+//! | [`volumes`] | disks that outlive microVMs, and who has which |
 //! | [`resolver`] | names of containers, for each network |
 //! | [`network`] | the host's networks |
 //! | [`events`], [`stats`], [`metrics`] | what happens, and what it costs |
@@ -44,6 +45,7 @@ pub mod stats;
 pub mod tenants;
 pub mod trust;
 pub mod view;
+pub mod volumes;
 
 /// The credentials that the user's Docker configuration has for an image's registry.
 pub use hull_image::credentials_for;

@@ -4,6 +4,7 @@
 mod capabilities;
 mod exec;
 mod health;
+mod mounts;
 
 use hull_image::ImageConfig;
 use hull_protocol::agent::{ProcessSpec, Rlimit};
@@ -17,11 +18,13 @@ use crate::disk::{DISK_MAX, DISK_MIN};
 
 pub use self::exec::exec_process;
 pub use self::health::HealthPlan;
+pub use self::mounts::{MountPlan, WantedVolume};
 
 /// The smallest memory a container's guest is started with: below it, its kernel and modules leave nothing.
 const CONTAINER_MEMORY_MIN: Bytes = Bytes::mib(96);
 const MEMORY_DEFAULT: Bytes = Bytes::mib(512);
-const DISK_DEFAULT: Bytes = Bytes::gib(10);
+/// The size of a disk where nobody says another.
+pub const DISK_DEFAULT: Bytes = Bytes::gib(10);
 /// The most bytes of arguments and environment together; the kernel takes a little more.
 const WORDS_MAX: usize = 1 << 20;
 /// The most bytes of a host name, as Linux has it.
@@ -75,6 +78,8 @@ pub struct Resolved {
     pub stop_signal: i32,
     /// What its host gives it.
     pub limits: HostLimits,
+    /// What it sees besides its root.
+    pub mounts: MountPlan,
     /// The process.
     pub process: ProcessSpec,
     /// How its health is checked.
@@ -163,6 +168,7 @@ pub fn resolve(
         read_only: spec.container.read_only,
         stop_signal: stop_signal(&image.stop_signal)?,
         limits: spec.limits,
+        mounts: mounts::mounts(&spec.container.mounts)?,
         process: process(spec, image)?,
         health: health::health(spec.container.health.as_ref(), image.health.as_ref())?,
     })

@@ -27,6 +27,7 @@ use crate::plan;
 use crate::state::{State, StateError};
 use crate::tenants::Tenants;
 use crate::trust::{Policy, PolicyError};
+use crate::volumes::Volumes;
 
 /// How often an idle daemon looks whether it may leave.
 const LOOK: Duration = Duration::from_secs(1);
@@ -125,6 +126,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         capacity: Capacity::new(config.overcommit, plan::host_memory(), host_cpus()),
         metrics: Metrics::default(),
         networks: HostNetworks::default(),
+        volumes: Volumes::new(data),
         paths: config.paths.clone(),
     };
     let host = Arc::new(host);

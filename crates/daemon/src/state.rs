@@ -1,10 +1,11 @@
-//! What survives the daemon: one SQLite database, one row for each microVM, network and lease.
+//! What survives the daemon: one SQLite database, one row for each microVM, network, lease and volume.
 //!
 //! Owner: the fleet. Invariant: a change is on disk before anybody is told of it (write-ahead log, full
 //! synchronization).
 
 mod networks;
 mod tenants;
+mod volumes;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use hull_protocol::api::Microvm;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 const MIGRATIONS: [&str; VERSION as usize] = [
     "CREATE TABLE microvms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT",
     networks::TABLES,
@@ -22,6 +23,7 @@ const MIGRATIONS: [&str; VERSION as usize] = [
      made INTEGER NOT NULL) STRICT",
     tenants::TABLES,
     networks::PLAIN_LEASES,
+    volumes::TABLES,
 ];
 /// How long a key is remembered, in seconds.
 const KEY_LIFE: i64 = 24 * 60 * 60;
@@ -31,7 +33,7 @@ const KEYS_MAX: i64 = 100_000;
 /// What is named is not there: `SQLITE_CONSTRAINT_FOREIGNKEY`.
 const NO_PARENT: i32 = rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 
-/// What makes a request to create a microVM the same as an earlier one.
+/// What makes a request to create something the same as an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Chosen by the client.
@@ -49,8 +51,8 @@ pub enum StateError {
     /// The key was used already.
     #[error("the idempotency key was used before")]
     KeyUsed {
-        /// The microVM that was made with it.
-        microvm: String,
+        /// The id of what was made with it.
+        made: String,
         /// Whether the same was asked for.
         same: bool,
     },
@@ -86,6 +88,15 @@ pub enum StateError {
     /// A lease that cannot be.
     #[error("{0}")]
     Lease(String),
+    /// Another volume has the name.
+    #[error("there is a volume {0} already: choose another name, or remove it ('hull volume rm {0}')")]
+    VolumeTaken(String),
+    /// A volume that is not there.
+    #[error("there is no volume '{0}': 'hull volume ls' lists all")]
+    NoVolume(String),
+    /// A microVM was made with it.
+    #[error("the volume {0} belongs to {1}: remove those microVMs first")]
+    VolumeInUse(String, String),
 }
 
 /// The database.
@@ -144,20 +155,21 @@ impl State {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         if let Some(key) = key {
-            use_key(&transaction, key, microvm)?;
+            use_key(&transaction, key, (&microvm.tenant, &microvm.id))?;
         }
         let written = transaction.execute(
             "INSERT INTO microvms (id, tenant, name, record) VALUES (?1, ?2, ?3, '{}')",
             params![microvm.id, microvm.tenant, microvm.name],
         );
-        unique(written, microvm)?;
+        unique(written, &microvm.tenant, || StateError::NameTaken(microvm.name.clone()))?;
         microvm.cards = networks::lease(&transaction, &microvm.id, wishes)?;
+        volumes::remember_uses(&transaction, microvm)?;
         let record = serde_json::to_string(microvm)?;
         transaction.execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
         Ok(transaction.commit()?)
     }
 
-    /// The microVM that this tenant has made with this key, and whether the same was asked for.
+    /// The id of what this tenant has made with this key, and whether the same was asked for.
     ///
     /// # Errors
     /// When the database fails.
@@ -175,7 +187,7 @@ impl State {
             "UPDATE microvms SET record = ?2, name = ?3 WHERE id = ?1",
             params![microvm.id, record, microvm.name],
         );
-        unique(written, microvm)
+        unique(written, &microvm.tenant, || StateError::NameTaken(microvm.name.clone()))
     }
 
     /// Forgets a microVM.
@@ -188,15 +200,27 @@ impl State {
     }
 }
 
-/// Whether a row was written, or its name is another's.
-fn unique(written: rusqlite::Result<usize>, microvm: &Microvm) -> Result<(), StateError> {
+/// The first of some names, for a message.
+fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.take(6).collect();
+    let more = names.len() > 5;
+    names.truncate(5);
+    format!("{}{}", names.join(", "), if more { " and others" } else { "" })
+}
+
+/// Whether a tenant's row was written, or its name is another's.
+fn unique(
+    written: rusqlite::Result<usize>,
+    tenant: &str,
+    taken: impl FnOnce() -> StateError,
+) -> Result<(), StateError> {
     match written {
         Ok(_) => Ok(()),
         Err(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code == NO_PARENT => {
-            Err(StateError::NoTenant(microvm.tenant.clone()))
+            Err(StateError::NoTenant(tenant.to_owned()))
         }
         Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-            Err(StateError::NameTaken(microvm.name.clone()))
+            Err(taken())
         }
         Err(error) => Err(error.into()),
     }
@@ -210,22 +234,22 @@ fn find_key(connection: &Connection, tenant: &str, key: &Key) -> rusqlite::Resul
     known.optional()
 }
 
-/// Takes a key for a microVM, if it is free; old ones are forgotten on the way.
-fn use_key(connection: &Connection, key: &Key, microvm: &Microvm) -> Result<(), StateError> {
+/// Takes a tenant's key for what is made with this id, if it is free; old ones are forgotten on the way.
+fn use_key(connection: &Connection, key: &Key, (tenant, id): (&str, &str)) -> Result<(), StateError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     connection.execute("DELETE FROM keys WHERE made < ?1", params![now.saturating_sub(KEY_LIFE)])?;
     connection.execute(
         "DELETE FROM keys WHERE rowid IN \
          (SELECT rowid FROM keys WHERE tenant = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
-        params![microvm.tenant, KEYS_MAX],
+        params![tenant, KEYS_MAX],
     )?;
-    if let Some((microvm, same)) = find_key(connection, &microvm.tenant, key)? {
-        return Err(StateError::KeyUsed { microvm, same });
+    if let Some((made, same)) = find_key(connection, tenant, key)? {
+        return Err(StateError::KeyUsed { made, same });
     }
     connection.execute(
         "INSERT INTO keys (tenant, key, request, microvm, made) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![microvm.tenant, key.key, key.request, microvm.id, now],
+        params![tenant, key.key, key.request, id, now],
     )?;
     Ok(())
 }

@@ -210,10 +210,10 @@ impl Tenants {
         if name == HOST_TENANT {
             return Err(TenantError::Conflict("the tenant default is the host's own: it stays".into()));
         }
-        if let Err((microvms, networks)) = state.remove_tenant(name)? {
+        if let Err((microvms, networks, volumes)) = state.remove_tenant(name)? {
             return Err(TenantError::Conflict(format!(
-                "the tenant {name} has {microvms} microVMs and {networks} networks: remove those first ('hull --tenant \
-                 {name} ps -a', '... network ls')"
+                "the tenant {name} has {microvms} microVMs, {networks} networks and {volumes} volumes: remove those first \
+                 ('hull --tenant {name} ps -a', '... network ls', '... volume ls')"
             )));
         }
         inner.tenants.remove(name);

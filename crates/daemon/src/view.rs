@@ -3,6 +3,8 @@
 //! Made by the API's door for whom it has let in; handlers get nothing else. Invariant: what another tenant has answers as
 //! what is not there, so nothing here takes a tenant's name from a request.
 
+mod volumes;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use hull_protocol::api::{
     PlainCardSpec, Resource, Tenant, Token, TokenSpec,
 };
 use hull_protocol::life::Stats;
+use hull_protocol::mount::MountSpec;
 use hull_protocol::spec::MicrovmSpec;
 use hull_protocol::units::Bytes;
 
@@ -21,6 +24,7 @@ use crate::microvm::Microvm;
 use crate::network::{NetworkError, Owner};
 use crate::state::{Key, StateError};
 use crate::stats::measure;
+use crate::tenants::principal::Principal;
 use crate::tenants::{TenantError, quota};
 use crate::trust::Policy;
 
@@ -76,11 +80,20 @@ impl View {
         self.fleet.find_exec(&self.tenant, id)
     }
 
-    /// Makes a microVM; nothing is started.
+    /// Makes a microVM for somebody; nothing is started.
     ///
     /// # Errors
-    /// When it cannot be.
-    pub async fn create(&self, spec: MicrovmSpec, key: Option<&Key>) -> Result<Microvm, FleetError> {
+    /// When it cannot be, or not for this one: files of the host are for those who administer it, and for its own tenant.
+    pub async fn create(
+        &self,
+        by: &Principal,
+        spec: MicrovmSpec,
+        key: Option<&Key>,
+    ) -> Result<Microvm, FleetError> {
+        let of_host = |mount: &MountSpec| matches!(mount, MountSpec::Bind { .. });
+        if spec.container.mounts.iter().any(of_host) && !(by.administers && self.whole().is_some()) {
+            return Err(FleetError::HostFiles);
+        }
         self.fleet.create(&self.tenant, spec, key).await
     }
 
@@ -104,12 +117,12 @@ impl View {
     pub fn room_for_images(&self) -> Result<hull_image::Store, FleetError> {
         self.fleet.check_space(&self.tenant)?;
         let tenants = &self.fleet.host().tenants;
-        let (microvms, images) = (self.fleet.microvms_of(&self.tenant), self.fleet.images_of(&self.tenant));
-        let any = [(Resource::Disk, 1)].into();
-        tenants.admit(&self.tenant, &quota::sum([&microvms, &images].into_iter()), &any)?;
+        let (disks, images) = (self.fleet.disks_of(&self.tenant)?, self.fleet.images_of(&self.tenant));
+        let any = quota::more_disk(Bytes(1));
+        tenants.admit(&self.tenant, &quota::sum([&disks, &images].into_iter()), &any)?;
         let of = |amounts: &Amounts| amounts.get(&Resource::Disk).copied();
         let quota = tenants.get(&self.tenant).ok().and_then(|tenant| of(&tenant.quotas));
-        let room = quota.map(|quota| quota.saturating_sub(of(&microvms).unwrap_or(0)));
+        let room = quota.map(|quota| quota.saturating_sub(of(&disks).unwrap_or(0)));
         Ok(self.images().within(room.unwrap_or(u64::MAX)))
     }
 
@@ -257,11 +270,11 @@ impl View {
 
     fn used(&self) -> Amounts {
         let host = self.fleet.host();
-        let existing = [self.fleet.microvms_of(&self.tenant), self.fleet.images_of(&self.tenant)];
+        let existing = self.fleet.existing(&self.tenant).unwrap_or_default();
         let running = host.tenants.running(&self.tenant);
         let networks = self.networks().map_or(0, |networks| networks.len() as u64);
         let networks = Amounts::from([(Resource::Networks, networks)]);
-        quota::sum(existing.iter().chain([&running, &networks]))
+        quota::sum([&existing, &running, &networks].into_iter())
     }
 
     /// What it has been promised of the host, and may be: of the whole host, for its own tenant. 0: not limited.

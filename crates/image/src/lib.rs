@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod copies;
 mod credentials;
 mod digest;
 mod erofs;
@@ -25,6 +26,7 @@ mod store;
 mod tree;
 
 pub use blob::BlobError;
+pub use copies::{CopiesError, copies_image};
 pub use credentials::{CredentialsError, credentials_for};
 pub use digest::{Digest, DigestError};
 pub use erofs::ErofsError;

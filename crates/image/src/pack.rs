@@ -38,8 +38,13 @@ const BLOCK: u64 = 512;
 /// # Errors
 /// A file cannot be read, changes its size meanwhile, or `out` fails.
 pub fn pack_directory(dir: &Path, out: impl Write) -> Result<(), PackError> {
+    pack_tree(dir, b".", out)
+}
+
+/// Packs what is at `path`, file or directory, under a name of the caller's choice.
+pub(crate) fn pack_tree(path: &Path, name: &[u8], out: impl Write) -> Result<(), PackError> {
     let mut packer = Packer { out, links: HashMap::new() };
-    let mut todo = vec![(dir.to_owned(), b".".to_vec())];
+    let mut todo = vec![(path.to_owned(), name.to_vec())];
     while let Some((path, name)) = todo.pop() {
         let metadata = fs::symlink_metadata(&path).map_err(read(&path))?;
         packer.entry(&path, &name, &metadata)?;

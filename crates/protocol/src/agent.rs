@@ -19,7 +19,7 @@ pub const CONTROL_PORT: u32 = 1024;
 /// The vsock port for stream connections.
 pub const STREAM_PORT: u32 = 1025;
 /// The version of this protocol, in [`Ready`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The most processes that run beside the container's own.
 pub const FURTHER_MAX: usize = 64;
 /// The longest id of a process, in bytes.
@@ -29,6 +29,14 @@ pub const PROCESS_ID_MAX: usize = 64;
 pub const IMAGE_SERIAL: &str = "hull-image";
 /// The device id of the writable disk.
 pub const DATA_SERIAL: &str = "hull-data";
+/// The device id of the read-only disk with copies of the host's files: an EROFS with one entry for each
+/// [`MountSource::Copy`], by number.
+pub const COPIES_SERIAL: &str = "hull-copies";
+
+/// The device id of a volume's disk, by its place among the microVM's volumes.
+pub fn volume_serial(place: usize) -> String {
+    format!("hull-volume-{place}")
+}
 
 /// A numbered request from the host; answered by exactly one [`Message::Reply`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +74,13 @@ pub enum Command {
     },
     /// Set the guest's clock, nanoseconds since the Unix epoch.
     SetTime(u64),
+    /// A volume's disk is becoming larger: wait until it is, and grow its file system to it.
+    Grow {
+        /// The disk's device id.
+        serial: String,
+        /// Its new size in bytes.
+        size: u64,
+    },
     /// End all processes (SIGTERM, then SIGKILL after `grace_ms`), flush and unmount, power off.
     Shutdown {
         /// Milliseconds between SIGTERM and SIGKILL.
@@ -179,6 +194,60 @@ pub struct Setup {
     /// Network cards, set up before anything runs.
     #[serde(default)]
     pub interfaces: Vec<Interface>,
+    /// Disks of volumes, each an ext4.
+    #[serde(default)]
+    pub volumes: Vec<VolumeDisk>,
+    /// What the container sees besides its root, in this order: what lies inside another comes after it.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+}
+
+/// A volume's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeDisk {
+    /// Its device id, [`volume_serial`].
+    pub serial: String,
+    /// The volume's name, for messages.
+    pub name: String,
+    /// Whether the disk can only be read.
+    pub read_only: bool,
+}
+
+/// Something mounted in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Where: absolute, made where it is missing.
+    pub target: String,
+    /// What.
+    pub source: MountSource,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum MountSource {
+    /// A volume.
+    Volume {
+        /// Its disk's device id.
+        serial: String,
+        /// Whether the container can only read here, even if the disk can be written.
+        read_only: bool,
+        /// Whether what the image has at the target is copied into the volume if that is empty.
+        copy: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// The most it holds, in bytes; half of the guest's memory when missing.
+        size: Option<u64>,
+        /// Permissions of its root.
+        mode: u32,
+        /// Whether programs in it may be executed.
+        exec: bool,
+    },
+    /// A copy of a file or directory of the host's, by its number on the disk [`COPIES_SERIAL`]; read-only.
+    Copy(u32),
 }
 
 /// One process in the container.

@@ -2,6 +2,7 @@
 
 mod network;
 mod tenant;
+mod volume;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,7 @@ pub use self::tenant::{
     Amounts, AuditEntry, HOST_TENANT, NewToken, Resource, Scope, Tenant, TenantPatch, TenantSpec, Token,
     TokenSpec,
 };
+pub use self::volume::{PrunedVolumes, Volume, VolumePatch, VolumeSpec, VolumeUse, VolumeUser};
 use crate::exit::ExitReason;
 use crate::health::Health;
 use crate::network::PublishedPort;
@@ -130,6 +132,9 @@ pub struct Microvm {
     /// The ports of the host that lead to it while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PublishedPort>,
+    /// Its volumes, in the order the guest sees their disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
     /// What its user should know: what it goes without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,

@@ -32,6 +32,13 @@ pub enum Command {
         /// Which card, in the plan's order from 0.
         net: u8,
     },
+    /// A disk's file has grown, and its guest is to know. A size that is not larger changes nothing.
+    GrowDisk {
+        /// Which disk, in the plan's order from 0.
+        disk: u8,
+        /// The size of the file.
+        size: Bytes,
+    },
     /// Stop all virtual CPUs and drain all devices, in place. Pausing what is paused is no error.
     Pause,
     /// Go on after a pause. Resuming what runs is no error.

@@ -5,7 +5,7 @@
 //!
 //! | border | module |
 //! |---|---|
-//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`network`], [`stream`] |
+//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`mount`], [`network`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
 //! | daemon to `hull-agent` in the guest | [`agent`] and [`transfer`], framed by [`frame`] |
 //!
@@ -21,6 +21,7 @@ pub mod exit;
 pub mod frame;
 pub mod health;
 pub mod life;
+pub mod mount;
 pub mod network;
 pub mod plan;
 pub mod spec;

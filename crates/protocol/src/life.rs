@@ -173,6 +173,8 @@ pub enum Subject {
     Image,
     /// A kernel bundle.
     Kernel,
+    /// A volume.
+    Volume,
 }
 
 /// Something that happened, as `GET /v1/events` tells it.
@@ -243,7 +245,7 @@ pub struct DiskUsage {
 /// The disk space of one kind of object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskUse {
-    /// `microvms`, `images`, `kernels`.
+    /// `microvms`, `volumes`, `images`, `kernels`.
     pub kind: String,
     /// How many there are.
     pub count: usize,
@@ -265,6 +267,9 @@ pub struct PruneRequest {
     /// Leave microVMs that do not run.
     #[serde(default)]
     pub keep_microvms: bool,
+    /// Volumes that no microVM was made with, and all that is in them.
+    #[serde(default)]
+    pub volumes: bool,
 }
 
 /// What a prune removed.
@@ -274,6 +279,9 @@ pub struct Pruned {
     pub microvms: Vec<String>,
     /// Names or digests of images.
     pub images: Vec<String>,
+    /// Names of volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// Disk space given back.
     pub freed: Bytes,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::WindowSize;
 use crate::health::HealthSpec;
 use crate::life::{HostLimits, RestartPolicy};
+use crate::mount::MountSpec;
 use crate::network::NetworkingSpec;
 use crate::plan::CpuModel;
 use crate::units::Bytes;
@@ -91,6 +92,9 @@ pub struct ContainerSpec {
     /// Size of the writable layer: the quota; 10 GiB when missing. The file is sparse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<Bytes>,
+    /// Volumes, memory and files of the host that it sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
     /// How its health is checked; as the image says when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,

@@ -210,6 +210,17 @@ impl Device for Block {
         config
     }
 
+    /// The capacity may change while the driver runs (section 5.2.5); here it only ever grows, so that no request that
+    /// was good becomes bad.
+    fn grow(&mut self, bytes: u64) -> Option<Vec<u8>> {
+        let sectors = bytes / SECTOR;
+        if sectors <= self.sectors {
+            return None;
+        }
+        self.sectors = sectors;
+        Some(self.config())
+    }
+
     fn start(&mut self, ctx: &mut Context<'_>) -> Result<(), Fault> {
         self.serve(ctx)
     }

@@ -48,8 +48,14 @@ pub trait Device: Send {
     /// What it is and offers. Must not change.
     fn info(&self) -> DeviceInfo;
 
-    /// The image of its configuration space, little endian, read-only to the driver. Must not change.
+    /// The image of its configuration space, little endian, read-only to the driver. Changes with [`Device::grow`] only.
     fn config(&self) -> Vec<u8>;
+
+    /// The host has made what the device keeps its data on larger, to so many bytes. The new configuration space, if
+    /// that is now another; the owner shows it to the driver and signals a configuration interrupt.
+    fn grow(&mut self, _bytes: u64) -> Option<Vec<u8>> {
+        None
+    }
 
     /// The driver is ready (`DRIVER_OK`): start watching, look at the queues.
     ///

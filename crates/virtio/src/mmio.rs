@@ -121,6 +121,7 @@ pub struct MmioTransport {
     device: Option<Box<dyn Device>>,
     device_id: u32,
     config: Vec<u8>,
+    generation: u32,
     interrupts: Arc<InterruptStatus>,
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -136,6 +137,7 @@ impl MmioTransport {
             registers: Registers::new(&info),
             device_id: info.id as u32,
             config: device.config(),
+            generation: 0,
             device: Some(device),
             interrupts: isr,
             device_features_sel: 0,
@@ -149,6 +151,20 @@ impl MmioTransport {
     #[must_use]
     pub fn needs_reset(&self) -> NeedsReset {
         self.registers.needs_reset()
+    }
+
+    /// Has the device grow to so many bytes ([`Device::grow`]); `running` does it where the I/O loop has the device.
+    /// Whether the driver is to be told, by a configuration interrupt: it sees the new configuration from now on.
+    pub fn grow(&mut self, bytes: u64, running: impl FnOnce() -> Option<Vec<u8>>) -> bool {
+        let config = match &mut self.device {
+            Some(device) => device.grow(bytes),
+            None => running(),
+        };
+        let Some(config) = config else { return false };
+        self.config = config;
+        // A driver that reads a field in parts sees that it has to do it again (section 2.5.1).
+        self.generation = self.generation.wrapping_add(1);
+        true
     }
 
     /// The guest reads `data.len()` bytes at `offset` in the window.
@@ -176,8 +192,7 @@ impl MmioTransport {
             reg::STATUS => u32::from(self.registers.status()),
             // No shared memory regions: length and base of each are -1.
             reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH => u32::MAX,
-            // The configuration never changes, so neither does its generation.
-            reg::CONFIG_GENERATION => 0,
+            reg::CONFIG_GENERATION => self.generation,
             _ => 0,
         }
     }

@@ -90,6 +90,16 @@ impl Bus {
         }
     }
 
+    /// Has the device of a slot grow to so many bytes, and its driver know.
+    pub fn grow(&self, slot: usize, bytes: u64) {
+        let Some(device) = self.devices.get(slot) else { return };
+        // Held while the device is asked, so that it does not move meanwhile.
+        let mut transport = device.lock().unwrap_or_else(PoisonError::into_inner);
+        if transport.grow(bytes, || self.io.grow(slot, bytes)) {
+            self.io.config_changed(slot);
+        }
+    }
+
     fn device(&self, address: u64) -> Option<(usize, u64, &Mutex<MmioTransport>)> {
         let from_start = address.checked_sub(DEVICES_START)?;
         let slot = usize::try_from(from_start / WINDOW).ok()?;

@@ -102,6 +102,10 @@ impl Control {
                 net = machine.net(index).map(devices::stats);
                 net.map(|_| ()).ok_or_else(|| format!("there is no network card {index}"))
             }
+            Command::GrowDisk { disk, size } => {
+                let found = machine.grow_disk(disk, size);
+                found.then_some(()).ok_or_else(|| format!("there is no disk {disk}"))
+            }
             Command::Pause => {
                 machine.pause();
                 Ok(())

@@ -27,6 +27,8 @@ enum Command {
     Start(usize, Box<Started>),
     Notify(usize, usize),
     Stop(usize, SyncSender<Option<Box<dyn Device>>>),
+    Grow(usize, u64, SyncSender<Option<Vec<u8>>>),
+    ConfigChanged(usize),
     Pause(SyncSender<()>),
     Resume,
     End,
@@ -53,6 +55,16 @@ impl IoHandle {
     /// Takes a device back; returns when it is drained. None when it was not started.
     pub fn stop(&self, slot: usize) -> Option<Box<dyn Device>> {
         self.ask(|reply| Command::Stop(slot, reply)).flatten()
+    }
+
+    /// Has a started device grow to so many bytes; its new configuration space, if that is now another.
+    pub fn grow(&self, slot: usize, bytes: u64) -> Option<Vec<u8>> {
+        self.ask(|reply| Command::Grow(slot, bytes, reply)).flatten()
+    }
+
+    /// Interrupts the guest because a device's configuration has changed.
+    pub fn config_changed(&self, slot: usize) {
+        self.send(Command::ConfigChanged(slot));
     }
 
     /// Drains every device and stops serving them; returns when that is done.
@@ -222,6 +234,16 @@ impl IoLoop {
             Command::Notify(slot, queue) => self.queue_ready(slot, queue),
             Command::Stop(slot, reply) => {
                 let _asker_has_gone = reply.send(self.stop(slot)).is_err();
+            }
+            Command::Grow(slot, bytes, reply) => {
+                let running = self.slots.get_mut(slot).and_then(|slot| slot.running.as_mut());
+                let config = running.and_then(|running| running.device.grow(bytes));
+                let _asker_has_gone = reply.send(config).is_err();
+            }
+            Command::ConfigChanged(slot) => {
+                if let Some(slot) = self.slots.get(slot) {
+                    slot.seat.interrupt.config();
+                }
             }
             Command::Pause(reply) => {
                 self.paused = true;

@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use hull_jail::seccomp::Role;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::plan::{BootPlan, Slot};
+use hull_protocol::units::Bytes;
 use hull_virtio::block::BlockError;
 use hull_virtio::device::{Device, Interrupt, Memory};
 use hull_virtio::mmio::{InterruptStatus, MmioTransport, QUEUE_NOTIFY};
@@ -104,6 +105,9 @@ pub struct Machine {
     power_button: EventFd,
     paused: bool,
     nets: Vec<Arc<Counters>>,
+    bus: Arc<Bus>,
+    /// How many disks there are: the first devices.
+    disks: usize,
     // KVM's view of memory lives as long as the machine.
     _vm: VmFd,
     _memory: Memory,
@@ -164,6 +168,8 @@ impl Machine {
             power_button,
             paused: false,
             nets,
+            bus: bus.clone(),
+            disks: plan.disks.len(),
             _vm: vm,
             _memory: memory,
         };
@@ -205,6 +211,16 @@ impl Machine {
     /// What a network card has counted; none if there is no such card.
     pub fn net(&self, index: u8) -> Option<&Counters> {
         self.nets.get(usize::from(index)).map(Arc::as_ref)
+    }
+
+    /// Has a disk be of this size, which its file has by now; whether there is such a disk. It never shrinks.
+    pub fn grow_disk(&self, index: u8, size: Bytes) -> bool {
+        let slot = usize::from(index);
+        let found = slot < self.disks;
+        if found {
+            self.bus.grow(slot, size.get());
+        }
+        found
     }
 
     /// Presses the power button.

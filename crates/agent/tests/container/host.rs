@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use hull_agent::server::{Guest, Listener, Server};
 use hull_protocol::agent::{
-    AgentError, Command, DEFAULT_CAPABILITIES, Event, Message, ProcessExit, ProcessSpec, Ready, Request,
-    Setup, StreamHello, StreamKind,
+    AgentError, Command, DEFAULT_CAPABILITIES, Event, Message, Mount, ProcessExit, ProcessSpec, Ready,
+    Request, Setup, StreamHello, StreamKind,
 };
 use hull_protocol::frame;
 use hull_protocol::transfer::{Answer, Query};
@@ -31,11 +31,13 @@ pub struct Agent {
     directory: TempDir,
     pub name: String,
     read_only: bool,
+    mounts: Vec<Mount>,
 }
 
 /// What a test wants otherwise.
 pub struct Options {
     pub read_only: bool,
+    pub mounts: Vec<Mount>,
     pub cgroups: PathBuf,
     pub stream_wait: Duration,
     pub shut_down: fn(),
@@ -45,7 +47,8 @@ impl Default for Options {
     fn default() -> Self {
         let shut_down = || panic!("this test does not shut the guest down");
         // The machine that tests run on may have no control groups of version 2: most do without.
-        Self { read_only: false, cgroups: "/nonexistent".into(), stream_wait: image::WAIT, shut_down }
+        let (cgroups, stream_wait) = ("/nonexistent".into(), image::WAIT);
+        Self { read_only: false, mounts: Vec::new(), cgroups, stream_wait, shut_down }
     }
 }
 
@@ -73,7 +76,7 @@ impl Agent {
         let listen = |name| Listener::Unix(UnixListener::bind(directory.path().join(name)).unwrap());
         let (control, streams, transfers) = (listen("control"), listen("streams"), listen("transfers"));
         thread::spawn(move || Arc::new(server).serve(control, streams, transfers));
-        Self { directory, name: name.to_owned(), read_only: options.read_only }
+        Self { directory, name: name.to_owned(), read_only: options.read_only, mounts: options.mounts }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -109,6 +112,8 @@ impl Agent {
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
             interfaces: Vec::new(),
+            volumes: Vec::new(),
+            mounts: self.mounts.clone(),
         }
     }
 

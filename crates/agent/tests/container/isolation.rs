@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use hull_protocol::agent::{Mount, MountSource};
+
 use crate::host::{Agent, Options, shell};
 
 #[test]
@@ -55,6 +57,28 @@ fn a_read_only_root_is_just_that() {
     let script = "for f in /x /tmp/x /etc/hosts; do (echo x > $f) 2>/dev/null || echo $f; done; echo y > /dev/shm/x && cat /dev/shm/x";
     let outcome = Agent::with("read-only", options, |_| {}).run(shell(script));
     assert_eq!(outcome.stdout, "/x\n/tmp/x\n/etc/hosts\ny\n", "{}", outcome.stderr);
+}
+
+#[test]
+fn memory_is_mounted_where_it_is_wanted_and_has_its_limits() {
+    let tmpfs = |target: &str, size, mode, exec| Mount {
+        target: target.into(),
+        source: MountSource::Tmpfs { size, mode, exec },
+    };
+    let mounts = vec![
+        tmpfs("/scratch", Some(64 << 10), 0o1750, false),
+        // The image's link leads to a place inside, and nowhere else.
+        tmpfs("/led/astray", None, 0o755, true),
+        tmpfs("/dev/shm", Some(1 << 20), 0o1777, false),
+    ];
+    let options = Options { read_only: true, mounts, ..Options::default() };
+    let script = "stat -c %a /scratch; dd if=/dev/zero of=/scratch/x bs=1k count=100; wc -c </scratch/x
+        cp /bin/busybox /led/astray/echo && /led/astray/echo run; ls /var; df -k /dev/shm | tail -n 1 | awk '{print $2}'
+        grep -c ' /scratch .*nosuid,nodev,noexec' /proc/self/mountinfo; rmdir /scratch; (>/x) 2>/dev/null || echo read-only";
+    let link = |root: &std::path::Path| std::os::unix::fs::symlink("../../../var", root.join("led")).unwrap();
+    let outcome = Agent::with("memory", options, link).run(shell(script));
+    assert_eq!(outcome.stdout, "1750\n65536\nrun\nastray\n1024\n1\nread-only\n", "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("No space left"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -105,15 +105,28 @@ mod tests {
 
     #[test]
     fn every_kind_of_route_is_for_whom_it_should_be() {
-        for route in
-            ["/v1/microvms", "/v1/microvms/{id}/logs", "/v1/kernels", "/v1/tenants/{name}", "/v1/events"]
-        {
+        for route in [
+            "/v1/microvms",
+            "/v1/microvms/{id}/logs",
+            "/v1/volumes",
+            "/v1/volumes/{name}",
+            "/v1/kernels",
+            "/v1/tenants/{name}",
+            "/v1/events",
+        ] {
             assert_eq!(row(Method::GET, route), "yyyyyy", "{route}");
             assert_eq!(row(Method::HEAD, route), "yyyyyy", "{route}");
         }
-        for route in
-            ["/v1/microvms", "/v1/microvms/{id}/exec", "/v1/exec/{id}/start", "/v1/system/prune", "/v1/new"]
-        {
+        for route in [
+            "/v1/volumes",
+            "/v1/volumes/{name}",
+            "/v1/volumes/prune",
+            "/v1/microvms",
+            "/v1/microvms/{id}/exec",
+            "/v1/exec/{id}/start",
+            "/v1/system/prune",
+            "/v1/new",
+        ] {
             for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
                 assert_eq!(row(method, route), "nyynyy", "{route}");
             }

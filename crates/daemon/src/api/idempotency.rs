@@ -1,10 +1,11 @@
-//! `Idempotency-Key`: a request to create that is sent twice makes one microVM.
+//! `Idempotency-Key`: a request to create that is sent twice makes one thing.
 //!
-//! Invariant: key and microVM are written in one transaction, so that no crash comes between them.
+//! Invariant: the key and what is made with it are written in one transaction, so that no crash comes between them.
 
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiError;
@@ -31,8 +32,17 @@ pub(super) fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiEr
     Ok(Some(Key { key: key.to_owned(), request }))
 }
 
-/// The answer to the request that has used the key already, if one has.
+/// The answer to the request that has used the key for a microVM already, if one has.
 pub(super) fn made(fleet: &View, key: &Key) -> Result<Option<Response>, ApiError> {
+    replay(fleet, key, |id| fleet.find_made(id).ok().map(|microvm| microvm.record()))
+}
+
+/// The answer to the request that has used the key already, if one has; `find` finds what was made then.
+pub(super) fn replay<T: Serialize>(
+    fleet: &View,
+    key: &Key,
+    find: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<Response>, ApiError> {
     let Some((id, same)) = fleet.made_with(key)? else { return Ok(None) };
     let reused = |why: &str| ApiError::of("key-reused", why.to_owned());
     if !same {
@@ -40,8 +50,8 @@ pub(super) fn made(fleet: &View, key: &Key) -> Result<Option<Response>, ApiError
             "this idempotency key was used for another request: use a new one for each request",
         ));
     }
-    let Ok(microvm) = fleet.find_made(&id) else {
-        return Err(reused("the microVM that was made with this idempotency key has been removed"));
+    let Some(made) = find(&id) else {
+        return Err(reused("what was made with this idempotency key has been removed"));
     };
-    Ok(Some((StatusCode::CREATED, [(REPLAYED, "true")], Json(microvm.record())).into_response()))
+    Ok(Some((StatusCode::CREATED, [(REPLAYED, "true")], Json(made)).into_response()))
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm, State as Life};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use crate::fleet::FleetError;
 use crate::microvm::chain;
 use crate::plan;
 use crate::state::StateError;
+use crate::tenants::principal::Principal;
 
 /// How long a stop waits when the request does not say, in seconds: as Docker's.
 const GRACE: u64 = 10;
@@ -37,14 +38,7 @@ struct List {
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
     let List { limit, after, state, label } = query(&uri)?;
-    let labelled = |microvm: &Microvm| match label
-        .as_deref()
-        .map(|label| label.split_once('=').unwrap_or((label, "")))
-    {
-        None => true,
-        Some((key, "")) => microvm.spec.labels.contains_key(key),
-        Some((key, value)) => microvm.spec.labels.get(key).is_some_and(|found| found == value),
-    };
+    let labelled = |microvm: &Microvm| page::labelled(&microvm.spec.labels, label.as_deref());
     let mut microvms = api.fleet.list();
     microvms.retain(|microvm| state.is_none_or(|state| microvm.state == state) && labelled(microvm));
     let key = |microvm: &Microvm| format!("{}~{}", microvm.created_at, microvm.id);
@@ -58,6 +52,7 @@ fn tagged(record: Microvm) -> ([(HeaderName, String); 1], Json<Microvm>) {
 
 pub(super) async fn create(
     State(api): State<Api>,
+    Extension(by): Extension<Principal>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, ApiError> {
@@ -67,7 +62,7 @@ pub(super) async fn create(
     {
         return Ok(made);
     }
-    match (api.fleet.create(body(&bytes)?, key.as_ref()).await, key) {
+    match (api.fleet.create(&by, body(&bytes)?, key.as_ref()).await, key) {
         (Ok(microvm), _) => {
             let record = microvm.record();
             let made = access::made("microvms", &record.id);

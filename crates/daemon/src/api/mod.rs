@@ -21,6 +21,7 @@ mod streams;
 mod system;
 mod tenants;
 mod tokens;
+mod volumes;
 
 use std::convert::Infallible;
 
@@ -89,6 +90,9 @@ pub fn router(api: Api, metrics: Metrics) -> Router {
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
         .route("/v1/networks/{name}/cards", post(networks::lend))
         .route("/v1/networks/{name}/cards/{tap}", axum::routing::delete(networks::give_back))
+        .route("/v1/volumes", get(volumes::list).post(volumes::create))
+        .route("/v1/volumes/prune", post(volumes::prune))
+        .route("/v1/volumes/{name}", get(volumes::inspect).patch(volumes::update).delete(volumes::remove))
         .route("/v1/events", get(events::events))
         .route("/v1/stats", get(measure::all))
         .route("/v1/system", get(system::system))

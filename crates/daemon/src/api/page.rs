@@ -3,6 +3,8 @@
 //! Invariant: a walk over all pages sees everything that was there all the time, once, whatever comes and goes
 //! meanwhile: a page begins after a place in an order, not after a number of items.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -35,6 +37,15 @@ pub(super) fn of<T: Serialize>(
     let query: String = kept.map(|part| format!("{part}&")).collect();
     let link = format!("<{}?{query}after={}>; rel=\"next\"", uri.path(), escape(&next));
     ([(header::LINK, link)], Json(items)).into_response()
+}
+
+/// Whether labels are as wanted: `KEY` or `KEY=value`.
+pub(super) fn labelled(labels: &BTreeMap<String, String>, wanted: Option<&str>) -> bool {
+    match wanted.map(|label| label.split_once('=').unwrap_or((label, ""))) {
+        None => true,
+        Some((key, "")) => labels.contains_key(key),
+        Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+    }
 }
 
 fn cut<T>(items: Vec<T>, key: impl Fn(&T) -> String, wanted: Wanted) -> (Vec<T>, Option<String>) {

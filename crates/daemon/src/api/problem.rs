@@ -6,6 +6,7 @@ use hull_image::InstallError;
 use hull_protocol::agent::AgentErrorKind;
 use hull_protocol::api::Problem;
 
+use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::kernel::KernelError;
 use crate::microvm::exec::ExecError;
@@ -15,6 +16,7 @@ use crate::network::NetworkError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
 use crate::trust::Untrusted;
+use crate::volumes::VolumeError;
 
 /// A kind of problem, with what is the same for every occurrence of it. Kinds are never renamed or given another
 /// meaning; `docs/problems.md` and `/problems/{kind}` explain them.
@@ -212,11 +214,13 @@ impl From<FleetError> for ApiError {
             FleetError::NotFound(_) | FleetError::NoExec(_) => Self::not_found(error.to_string()),
             FleetError::Ambiguous(_) => Self::conflict(error.to_string()),
             FleetError::Name(_) | FleetError::Plan(_) => Self::invalid(error.to_string()),
+            FleetError::HostFiles => Self::of("forbidden", error.to_string()),
             FleetError::Quota(_) => Self::of("over-quota", error.to_string()),
             FleetError::Space(_) | FleetError::Full => Self::of("no-space", error.to_string()),
             FleetError::Image(error) => error.into(),
             FleetError::State(error) => error.into(),
             FleetError::Network(error) => error.into(),
+            FleetError::Volume(error) => error.into(),
             FleetError::Directory(_) => Self::internal(&error),
         }
     }
@@ -229,7 +233,8 @@ impl From<StateError> for ApiError {
             StateError::KeyUsed { .. } => Self::of("key-reused", error.to_string()),
             StateError::NetworkTaken(_) | StateError::NetworkInUse(..) => Self::conflict(error.to_string()),
             StateError::CardInUse(_) | StateError::Lease(_) => Self::conflict(error.to_string()),
-            StateError::NoCard(_) => Self::not_found(error.to_string()),
+            StateError::VolumeTaken(_) | StateError::VolumeInUse(..) => Self::conflict(error.to_string()),
+            StateError::NoCard(_) | StateError::NoVolume(_) => Self::not_found(error.to_string()),
             StateError::NoNetwork(_) => {
                 Self::new(404, "no-such-network", "No such network", error.to_string())
             }
@@ -256,6 +261,21 @@ impl From<NetworkError> for ApiError {
     }
 }
 
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::State(error) => error.into(),
+            VolumeError::Name(_) | VolumeError::Shrinks { .. } | VolumeError::Disk(DiskError::Size(_)) => {
+                Self::invalid(error.to_string())
+            }
+            VolumeError::Quota(_) => Self::of("over-quota", error.to_string()),
+            VolumeError::Space(_) => Self::of("no-space", error.to_string()),
+            VolumeError::Locked(_) => Self::conflict(error.to_string()),
+            VolumeError::Disk(_) | VolumeError::Io(..) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<TenantError> for ApiError {
     fn from(error: TenantError) -> Self {
         match error {
@@ -277,6 +297,7 @@ impl From<MicrovmError> for ApiError {
                 Self::of("over-capacity", error.to_string())
             }
             MicrovmError::NoRoom(NoRoom::Quota(_)) => Self::of("over-quota", error.to_string()),
+            MicrovmError::NoRoom(NoRoom::Held(_)) => Self::conflict(error.to_string()),
             MicrovmError::NoRoom(NoRoom::Space(_)) => Self::of("no-space", error.to_string()),
             MicrovmError::Name(_) => Self::invalid(error.to_string()),
             MicrovmError::Changed(_) => Self::of("precondition-failed", error.to_string()),

@@ -57,7 +57,16 @@ fn usage(fleet: &View) -> Result<DiskUsage, ApiError> {
         .iter()
         .map(|kernel| (kernel.default || fleet.uses_kernel(&kernel.name), kernel.size.get()))
         .collect();
-    let kinds = vec![sum("microvms", &microvms), sum("images", &images), sum("kernels", &kernels)];
+    let mut volumes = Vec::new();
+    for volume in fleet.volumes()? {
+        volumes.push((fleet.uses_volume(&volume)?, volume.used.unwrap_or_default().get()));
+    }
+    let kinds = vec![
+        sum("microvms", &microvms),
+        sum("volumes", &volumes),
+        sum("images", &images),
+        sum("kernels", &kernels),
+    ];
     let free = match fleet.whole() {
         Some(whole) => space::free(&whole.host().paths.data).map_err(|error| ApiError::internal(&error))?,
         None => left(fleet),
@@ -91,7 +100,7 @@ fn below(place: &FsPath) -> u64 {
     metadata.blocks().saturating_mul(512).saturating_add(entries.map(|entry| below(&entry.path())).sum())
 }
 
-/// Removes microVMs that do not run, and images that none needs.
+/// Removes microVMs that do not run, and what none needs: images, and volumes where that is wanted.
 pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result<Json<Pruned>, ApiError> {
     let wanted: PruneRequest = if bytes.is_empty() { PruneRequest::default() } else { body(&bytes)? };
     let mut pruned = Pruned::default();
@@ -106,6 +115,12 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
                 pruned.freed = Bytes(pruned.freed.get().saturating_add(size));
             }
         }
+    }
+    if wanted.volumes {
+        let fleet = api.fleet.clone();
+        let gone = blocking(move || fleet.prune_volumes()).await?;
+        pruned.volumes = gone.volumes;
+        pruned.freed = Bytes(pruned.freed.get().saturating_add(gone.freed.get()));
     }
     let fleet = api.fleet.clone();
     let (images, freed) =

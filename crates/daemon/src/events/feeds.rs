@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hull_protocol::api::Microvm;
+use hull_protocol::api::{Microvm, Volume};
 
 use super::Events;
 
@@ -27,6 +27,11 @@ impl Feeds {
     /// Tells a microVM's tenant what happened to it.
     pub fn microvm(&self, record: &Microvm, action: &str, more: &[(&str, String)]) {
         self.of(&record.tenant).microvm(record, action, more);
+    }
+
+    /// Tells a volume's tenant what happened to it.
+    pub fn volume(&self, volume: &Volume, action: &str) {
+        self.of(&volume.tenant).volume(volume, action);
     }
 
     /// Forgets what happened to a tenant that is gone.

@@ -25,12 +25,14 @@ use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
 use crate::tenants::{Tally, quota};
+use crate::volumes::holders::Claim;
 
 /// How long one that an earlier daemon was stopping may take from now on.
 const STOP_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the host has promised a run, and what it counts against its tenant's quotas.
-type Room = (Promise, Tally);
+/// What a run has to have before it begins, and gives back at its end: what the host has promised it, what it counts
+/// against its tenant's quotas, its claim on its volumes.
+type Room = (Promise, Tally, Claim);
 
 /// A run, as the actor holds it.
 struct Handle {
@@ -115,8 +117,11 @@ impl Actor {
     /// Goes on where an earlier daemon left off.
     fn take_up(&mut self, adopted: Option<Vmm>) {
         if adopted.is_some() {
+            let promise = self.host.capacity.count(self.share());
             let tally = self.host.tenants.runs(&self.record.tenant, quota::of_running(&self.record.spec));
-            self.run(adopted, (self.host.capacity.count(self.share()), tally));
+            let who = (self.record.id.as_str(), self.record.name.as_str());
+            let claim = self.host.volumes.holders().count(who, &self.record.volumes);
+            self.run(adopted, (promise, tally, claim));
             if self.record.state == State::Stopping {
                 self.order_stop(STOP_AGAIN);
             }
@@ -192,10 +197,11 @@ impl Actor {
                 self.order(Order::Resize(size));
                 answer(reply, Ok(()));
             }
+            Command::Grow(volume, size) => self.grow(&volume, size, reply).await,
             Command::Delete(_) => {
                 self.next_start = None;
-                self.kill();
                 self.deleting.push(reply);
+                self.end_at_once().await;
             }
             Command::Attach => answer(reply, Ok(())),
         }

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::units::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Actor;
@@ -39,6 +40,7 @@ use crate::plan::Resolved;
 use crate::space::NoSpace;
 use crate::state::StateError;
 use crate::tenants::quota::OverQuota;
+use crate::volumes::holders::Held;
 use hull_protocol::transfer::Query;
 
 /// How many commands wait for the actor.
@@ -97,6 +99,9 @@ pub enum NoRoom {
     /// Its tenant runs as much as it may.
     #[error(transparent)]
     Quota(#[from] OverQuota),
+    /// Another one has its volume.
+    #[error(transparent)]
+    Held(#[from] Held),
 }
 
 type Reply = oneshot::Sender<Result<(), MicrovmError>>;
@@ -110,6 +115,8 @@ enum Command {
     Unpause,
     Restart(Duration),
     Update(Box<MicrovmPatch>, Option<u64>),
+    /// A volume of this id is so large now.
+    Grow(String, Bytes),
     Delete(bool),
     /// Asks only whether it may be attached to.
     Attach,
@@ -126,6 +133,7 @@ impl Command {
             Self::Unpause => Ask::Unpause,
             Self::Restart(_) => Ask::Restart,
             Self::Update(..) => Ask::Update,
+            Self::Grow(..) => Ask::Grow,
             Self::Delete(force) => Ask::Delete(*force),
             Self::Attach => Ask::Attach,
         }
@@ -295,6 +303,25 @@ impl Microvm {
     /// When the name is taken, or it is at another revision.
     pub async fn update(&self, patch: MicrovmPatch, revision: Option<u64>) -> Result<(), MicrovmError> {
         self.ask(Command::Update(Box::new(patch), revision)).await
+    }
+
+    /// Whether it may be told now that a volume has grown.
+    ///
+    /// # Errors
+    /// When it cannot hear it, and would not see it by itself either.
+    pub fn may_grow(&self) -> Result<(), MicrovmError> {
+        match admit(self.record().state, Ask::Grow) {
+            Verdict::Refuse(why) => Err(MicrovmError::Refused(why)),
+            Verdict::Go | Verdict::Done => Ok(()),
+        }
+    }
+
+    /// Has its guest see that a volume is larger now, and grow the file system on it.
+    ///
+    /// # Errors
+    /// When the guest does not: it sees it at its next start.
+    pub async fn grow(&self, volume: &str, size: Bytes) -> Result<(), MicrovmError> {
+        self.ask(Command::Grow(volume.to_owned(), size)).await
     }
 
     /// Removes it, its disk and its log; `force`: even if it runs.

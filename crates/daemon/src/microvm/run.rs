@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hull_protocol::agent::{
     AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Setup, StreamKind,
-    WindowSize,
+    VolumeDisk, WindowSize, volume_serial,
 };
-use hull_protocol::api::{ExitStatus, Microvm as Record, Network};
+use hull_protocol::api::{ExitStatus, Microvm as Record, Network, VolumeUse};
 use hull_protocol::control::Command::PowerButton as Press;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::health::Health;
@@ -22,7 +22,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::agent::{Agent, connect_stream};
+use super::agent::{Agent, connect_stream, lost};
 use super::control::Control;
 use super::exec::{Execs, Session};
 use super::health;
@@ -50,6 +50,8 @@ const PRESS_WAIT: Duration = Duration::from_secs(5);
 pub(super) enum Order {
     Signal(i32, oneshot::Sender<Result<(), AgentError>>),
     Resize(WindowSize),
+    /// The disk with this id has grown to so many bytes.
+    Grow(String, u64, oneshot::Sender<Result<(), AgentError>>),
     /// The stop signal, and how long until it is killed.
     Stop(Duration),
     /// It was paused: its clock stood still.
@@ -278,7 +280,7 @@ impl Run {
                 ended = pumps.join_next() => if ended.is_none() { return },
                 Some(order) = self.orders.recv() => match order {
                     Order::Stop(grace) => deadline = Some(tokio::time::Instant::now() + grace),
-                    Order::Signal(_, done) => drop(done.send(Ok(()))),
+                    Order::Signal(_, done) | Order::Grow(_, _, done) => drop(done.send(Ok(()))),
                     Order::Resize(_) | Order::Resumed => {}
                 },
                 () = at(deadline) => return,
@@ -296,6 +298,8 @@ impl Run {
             hosts: guest::hosts(&self.resolved.hostname, cards, networking),
             resolv_conf: guest::resolv_conf(&self.networks, networking),
             interfaces: guest::interfaces(cards, &self.networks),
+            volumes: volumes(&self.record),
+            mounts: self.resolved.mounts.mounts.clone(),
         }
     }
 
@@ -358,6 +362,16 @@ impl Run {
     }
 }
 
+/// The disks of its volumes.
+fn volumes(record: &Record) -> Vec<VolumeDisk> {
+    let disk = |(place, volume): (usize, &VolumeUse)| VolumeDisk {
+        serial: volume_serial(place),
+        name: volume.name.clone(),
+        read_only: volume.read_only,
+    };
+    record.volumes.iter().enumerate().map(disk).collect()
+}
+
 /// Ends a VM whose process does not: by its power button, then for good.
 async fn end(control: Option<Control>, kill: Arc<Notify>) {
     tokio::time::sleep(PRESS_WAIT).await;
@@ -389,6 +403,13 @@ async fn obey(agent: &mut Agent, process: &str, stop_signal: i32, order: Order) 
         }
         Order::Resize(size) => {
             let _best_effort = agent.ask(Command::Resize { process, size }).await;
+            None
+        }
+        Order::Grow(serial, size, done) => {
+            let answer = agent.ask(Command::Grow { serial, size }).await;
+            tokio::spawn(async move {
+                let _nobody_waits = done.send(answer.await.unwrap_or_else(|_| Err(lost())));
+            });
             None
         }
         Order::Resumed => {

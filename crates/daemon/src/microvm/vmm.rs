@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
-use hull_protocol::agent::{DATA_SERIAL, IMAGE_SERIAL};
+use hull_protocol::agent::{COPIES_SERIAL, DATA_SERIAL, IMAGE_SERIAL, volume_serial};
 use hull_protocol::api::Microvm as Record;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::network::NetPlan;
@@ -26,6 +26,7 @@ use crate::launch::{self, Descriptors, LaunchError};
 use crate::network::{Attached, NetworkError, guest};
 use crate::plan::{CMDLINE, Resolved};
 use crate::space;
+use crate::volumes::VolumeError;
 
 /// The guest's context id: each VM has a vsock device of its own, so all can have the same.
 const GUEST_CID: u32 = 3;
@@ -49,6 +50,12 @@ pub enum StartError {
     /// The disk could not be made.
     #[error(transparent)]
     Disk(#[from] disk::DiskError),
+    /// A volume is not there, or somebody else has it.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// What it is to see of the host's files could not be copied.
+    #[error(transparent)]
+    Copies(#[from] hull_image::CopiesError),
     /// The process could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -131,7 +138,7 @@ impl Files {
 
     /// Makes the directory that stays.
     pub(super) fn create(&self) -> io::Result<()> {
-        private_directory(&self.data)
+        disk::private_directory(&self.data)
     }
 
     /// Removes the sockets.
@@ -163,11 +170,6 @@ impl Files {
     }
 }
 
-fn private_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 impl Vmm {
     /// Opens what the plan needs and starts the process. Blocks for some milliseconds, and for longer when a disk
     /// of this size is made for the first time.
@@ -185,7 +187,7 @@ impl Vmm {
             move |error: io::Error| StartError::Io(path, error)
         };
         files.forget_sockets();
-        private_directory(&files.run).map_err(made(&files.run))?;
+        disk::private_directory(&files.run).map_err(made(&files.run))?;
         // An earlier daemon may have ended between a microVM's record and its directory.
         files.create().map_err(made(files.data()))?;
         let group = host.groups.group(id);
@@ -202,10 +204,21 @@ impl Vmm {
         let record = host.images.resolve(image)?;
         let image = host.images.open_block_image(&record)?;
         let data = open_disk(host, &files, resolved.disk_size)?;
-        let disks = vec![
+        let mut disks = vec![
             DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into() },
             DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into() },
         ];
+        let volumes = host.volumes.open(&parts.record.volumes)?;
+        for (place, (file, volume)) in volumes.into_iter().zip(&parts.record.volumes).enumerate() {
+            let (file, serial) = (descriptors.add(file), volume_serial(place));
+            disks.push(DiskPlan { file, read_only: volume.read_only, serial });
+        }
+        if !resolved.mounts.copies.is_empty() {
+            let copies = hull_image::copies_image(&resolved.mounts.copies, files.data())?;
+            let file = descriptors.add(copies);
+            disks.push(DiskPlan { file, read_only: true, serial: COPIES_SERIAL.into() });
+        }
+        let limits = limits(host, parts.record, resolved);
         let nets = parts.nets(&mut descriptors);
         let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
         let control = control::listen(&files.control()).map_err(made(&files.control()))?;
@@ -221,7 +234,7 @@ impl Vmm {
             disks,
             vsock: Some(VsockPlan { cid: GUEST_CID, listener: descriptors.add(vsock) }),
             nets,
-            cgroups: group_slots(&group, &limits(host, resolved), &mut descriptors),
+            cgroups: group_slots(&group, &limits, &mut descriptors),
             rng: true,
             console: ConsolePlan {
                 input: None,
@@ -260,6 +273,13 @@ impl Vmm {
         {
             tracing::warn!("the VMM of {} does not obey: {error}", self.files.run.display());
         }
+    }
+
+    /// The place of a volume's disk among all its disks.
+    pub(super) fn disk_of(record: &Record, volume: &str) -> Option<u8> {
+        // After the image's and its own.
+        let place = record.volumes.iter().position(|own| own.id == volume)?.checked_add(2)?;
+        u8::try_from(place).ok()
     }
 
     /// Its process id, while it runs.
@@ -316,9 +336,13 @@ impl Vmm {
 }
 
 /// What a VMM is limited to on this host.
-pub(super) fn limits(host: &Host, resolved: &Resolved) -> Limits {
+pub(super) fn limits(host: &Host, record: &Record, resolved: &Resolved) -> Limits {
     let Resolved { memory, cpus, disk_size, limits, .. } = *resolved;
-    let files = if space::in_memory(&host.paths.data) { disk_size } else { Bytes(0) };
+    let volumes = || host.volumes.writable_size(&record.volumes);
+    let files = match space::in_memory(&host.paths.data) {
+        true => Bytes(disk_size.get().saturating_add(volumes().get())),
+        false => Bytes(0),
+    };
     Limits { memory, cpus, files, asked: limits }
 }
 

@@ -12,7 +12,7 @@ use hull_protocol::network::Mac;
 use ipnet::IpNet;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 
-use super::{State, StateError};
+use super::{State, StateError, some_of};
 use crate::network::address::{pick, pool4, pool6};
 use crate::network::links::TAP_PREFIX;
 
@@ -105,12 +105,8 @@ impl State {
         let transaction = connection.transaction()?;
         let members = members(&transaction, &network.id)?;
         if !members.is_empty() {
-            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).take(5).collect();
-            let more = if members.len() > names.len() { " and others" } else { "" };
-            return Err(StateError::NetworkInUse(
-                network.name.clone(),
-                format!("{}{more}", names.join(", ")),
-            ));
+            let names = some_of(members.iter().map(|member| member.name.as_str()));
+            return Err(StateError::NetworkInUse(network.name.clone(), names));
         }
         let plain = lent(&transaction)?.iter().filter(|card| card.network_id == network.id).count();
         if plain > 0 {

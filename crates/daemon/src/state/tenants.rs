@@ -1,7 +1,7 @@
 //! Tenants and their tokens in the state.
 //!
 //! Owner: [`crate::tenants::Tenants`], under its lock. Invariants: what belongs to a tenant names one that is there; a
-//! tenant that has microVMs or networks stays; its tokens and idempotency keys go with it.
+//! tenant that has microVMs, networks or volumes stays; its tokens and idempotency keys go with it.
 
 use hull_protocol::api::{Tenant, Token};
 use rusqlite::params;
@@ -59,20 +59,21 @@ impl State {
         Ok(())
     }
 
-    /// Forgets a tenant with its tokens and keys, if it has nothing; else says how many microVMs and networks it has.
+    /// Forgets a tenant with its tokens and keys, if it has nothing; else says how many microVMs, networks and volumes it
+    /// has.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn remove_tenant(&self, name: &str) -> Result<Result<(), (u64, u64)>, StateError> {
+    pub fn remove_tenant(&self, name: &str) -> Result<Result<(), (u64, u64, u64)>, StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         let count = |table: &str| {
             let query = format!("SELECT count(*) FROM {table} WHERE tenant = ?1");
-            transaction.query_row(&query, params![name], |row| row.get::<_, i64>(0))
+            transaction.query_row(&query, params![name], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
         };
-        let (microvms, networks) = (count("microvms")?.unsigned_abs(), count("networks")?.unsigned_abs());
-        if (microvms, networks) != (0, 0) {
-            return Ok(Err((microvms, networks)));
+        let left = (count("microvms")?, count("networks")?, count("volumes")?);
+        if left != (0, 0, 0) {
+            return Ok(Err(left));
         }
         transaction.execute("DELETE FROM tenants WHERE name = ?1", params![name])?;
         transaction.commit()?;

@@ -23,6 +23,7 @@ pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
         health: None,
         cards: Vec::new(),
         ports: Vec::new(),
+        volumes: Vec::new(),
         notices: Vec::new(),
         revision: 1,
         restarts: 0,
@@ -58,7 +59,7 @@ fn a_key_makes_one_microvm() {
     assert!(matches!(state.insert(&mut microvm("2", "a"), &[], Some(&key)), Err(StateError::NameTaken(_))));
     state.insert(&mut microvm("2", "b"), &[], Some(&key)).unwrap();
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&key));
-    assert!(matches!(again, Err(StateError::KeyUsed { microvm, same: true }) if microvm == "2"));
+    assert!(matches!(again, Err(StateError::KeyUsed { made, same: true }) if made == "2"));
     let other = Key { request: "s".into(), ..key };
     let again = state.insert(&mut microvm("3", "c"), &[], Some(&other));
     assert!(matches!(again, Err(StateError::KeyUsed { same: false, .. })));
@@ -90,7 +91,7 @@ fn names_and_keys_are_each_tenants_own() {
     state.insert(&mut of("2", "acme"), &[], Some(&key)).unwrap();
     assert_eq!(state.made_with("acme", &key).unwrap(), Some(("2".into(), true)));
     assert_eq!(state.made_with("default", &key).unwrap(), Some(("1".into(), true)));
-    assert_eq!(state.remove_tenant("acme").unwrap(), Err((1, 0)));
+    assert_eq!(state.remove_tenant("acme").unwrap(), Err((1, 0, 0)));
     state.remove("2").unwrap();
     assert_eq!(state.remove_tenant("acme").unwrap(), Ok(()));
     assert_eq!(state.made_with("acme", &key).unwrap(), None);

@@ -1,8 +1,9 @@
 //! Quotas: the most a tenant may have of each resource. Pure, and tested over every one of them.
 
 use hull_image::ImageRecord;
-use hull_protocol::api::{Amounts, Resource};
+use hull_protocol::api::{Amounts, Resource, Volume};
 use hull_protocol::spec::MicrovmSpec;
+use hull_protocol::units::Bytes;
 
 use crate::plan::{self, disk_size};
 
@@ -64,7 +65,23 @@ pub fn of_images(images: &[ImageRecord]) -> Amounts {
     [(Resource::Disk, size)].into()
 }
 
-/// What it counts besides while it runs.
+/// What a volume of this size counts for as long as it exists: all that it may grow to by its guest, as a disk does.
+pub fn of_volume(size: Bytes) -> Amounts {
+    [(Resource::Volumes, 1), (Resource::Disk, size.get())].into()
+}
+
+/// What volumes count together.
+pub fn of_volumes(volumes: &[Volume]) -> Amounts {
+    let size = volumes.iter().fold(0_u64, |sum, volume| sum.saturating_add(volume.size.get()));
+    [(Resource::Volumes, volumes.len() as u64), (Resource::Disk, size)].into()
+}
+
+/// A disk that becomes so much larger.
+pub fn more_disk(size: Bytes) -> Amounts {
+    [(Resource::Disk, size.get())].into()
+}
+
+/// What a microVM counts besides while it runs.
 pub fn of_running(spec: &MicrovmSpec) -> Amounts {
     let (cpus, memory) = plan::size(spec);
     [(Resource::Cpus, cpus.into()), (Resource::Memory, memory.get())].into()
@@ -72,16 +89,15 @@ pub fn of_running(spec: &MicrovmSpec) -> Amounts {
 
 #[cfg(test)]
 mod tests {
-    use hull_protocol::units::Bytes;
-
     use super::*;
 
-    const ALL: [Resource; 7] = [
+    const ALL: [Resource; 8] = [
         Resource::Microvms,
         Resource::Cpus,
         Resource::Memory,
         Resource::Disk,
         Resource::Networks,
+        Resource::Volumes,
         Resource::Ports,
         Resource::Requests,
     ];

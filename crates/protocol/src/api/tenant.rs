@@ -22,10 +22,12 @@ pub enum Resource {
     Cpus,
     /// Memory of guests that run, in bytes.
     Memory,
-    /// The largest that the writable disks of microVMs may grow to, and images, in bytes.
+    /// The largest that the writable disks of microVMs and volumes may grow to, and images, in bytes.
     Disk,
     /// Networks that exist.
     Networks,
+    /// Volumes that exist.
+    Volumes,
     /// Published ports of microVMs that exist.
     Ports,
     /// Requests to the API in a second; twice as many may come at once.
@@ -40,6 +42,7 @@ impl fmt::Display for Resource {
             Self::Memory => "bytes of running guests' memory",
             Self::Disk => "bytes of disk",
             Self::Networks => "networks",
+            Self::Volumes => "volumes",
             Self::Ports => "published ports",
             Self::Requests => "requests in a second",
         })

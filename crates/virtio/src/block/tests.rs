@@ -215,6 +215,19 @@ fn rings_that_lie_fault_and_never_hang() {
     }
 }
 
+#[test]
+fn a_disk_grows_and_never_shrinks() {
+    let mut disk = Disk::new(64, false);
+    assert_eq!(disk.request(kind::IN, 64, 512, true), (IOERR, 1));
+    assert_eq!(disk.block.grow(64 * SECTOR), None);
+    assert_eq!(disk.block.grow(8 * SECTOR), None);
+    disk.file.set_len(128 * SECTOR).unwrap();
+    let config = disk.block.grow(128 * SECTOR + 100).unwrap();
+    assert_eq!((config.get(..8).unwrap(), &config), (128_u64.to_le_bytes().as_slice(), &disk.block.config()));
+    assert_eq!(disk.request(kind::IN, 64, 512, true), (OK, 513));
+    assert_eq!(disk.request(kind::IN, 128, 512, true), (IOERR, 1));
+}
+
 /// A disk that fails every call.
 struct Broken;
 

@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::block::{Block, BlockOptions};
 use crate::rng::Rng;
 
 fn transport() -> MmioTransport {
@@ -68,6 +69,27 @@ fn interrupts_are_pending_until_acknowledged() {
     assert_eq!(read(&mut transport, 0x60), 3);
     let _ = write(&mut transport, 0x64, 1);
     assert_eq!(read(&mut transport, 0x60), 2);
+}
+
+#[test]
+fn a_new_capacity_is_seen_by_the_driver_wherever_the_device_is() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let disk = Block::open(file, &BlockOptions::default()).unwrap();
+    let mut transport = MmioTransport::new(Box::new(disk), Arc::default());
+    let seen = |transport: &mut MmioTransport| (read(transport, 0xfc), read(transport, 0x100));
+    assert_eq!(seen(&mut transport), (0, 2048));
+    assert!(transport.grow(2 << 20, || unreachable!("it is not started")));
+    assert_eq!(seen(&mut transport), (1, 4096));
+    let mut started = start(&mut transport);
+    assert!(transport.grow(3 << 20, || started.device.grow(3 << 20)));
+    assert_eq!(seen(&mut transport), (2, 6144));
+    assert!(!transport.grow(1 << 20, || started.device.grow(1 << 20)));
+    assert_eq!(seen(&mut transport), (2, 6144));
+    // One that cannot grow does not.
+    let mut entropy = self::transport();
+    assert!(!entropy.grow(1 << 30, || None));
+    assert_eq!(read(&mut entropy, 0xfc), 0);
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use hull_daemon::network::{egress, wishes};
 use hull_daemon::plan;
 use hull_image::ImageConfig;
 use hull_protocol::units::Bytes;
-use hull_protocol::{agent, api, control, exec, frame, health, life, network, spec, stream, transfer};
+use hull_protocol::{agent, api, control, exec, frame, health, life, mount, network, spec, stream, transfer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -64,9 +64,16 @@ pub(crate) fn agent_seeds() -> Vec<Vec<u8>> {
         hosts: vec![("::1".into(), "a".into())],
         resolv_conf: vec!["nameserver 10.88.0.1".into()],
         interfaces: Vec::new(),
+        volumes: vec![agent::VolumeDisk {
+            serial: agent::volume_serial(0),
+            name: "data".into(),
+            read_only: false,
+        }],
+        mounts: vec![agent::Mount { target: "/data".into(), source: agent::MountSource::Copy(1) }],
     };
     let commands = [
         Command::Setup(Box::new(setup)),
+        Command::Grow { serial: agent::volume_serial(0), size: 1 << 30 },
         Command::Start(Box::new(process)),
         Command::Signal { process: "main".into(), signal: 15, group: true },
         Command::Shutdown { grace_ms: 10 },
@@ -105,6 +112,7 @@ pub(crate) fn control_seeds() -> Vec<Vec<u8>> {
         Command::NetStats { net: 0 },
         Command::Pause,
         Command::PowerButton,
+        Command::GrowDisk { disk: 2, size: Bytes::gib(1) },
         Command::VsockAnswer { offer: 9 },
     ];
     let mut seeds: Vec<_> =
@@ -147,7 +155,7 @@ pub(crate) fn attached_seeds() -> Vec<Vec<u8>> {
 /// Bodies of requests to the REST API, through what is checked before anything is done.
 pub(crate) fn bodies(data: &[u8]) {
     let mut input = Input(data);
-    let kind = input.u8() % 10;
+    let kind = input.u8() % 12;
     let bytes = input.0;
     let understood = match kind {
         0 => understood::<spec::MicrovmSpec>(bytes).map(|spec| microvm(&spec)),
@@ -159,7 +167,9 @@ pub(crate) fn bodies(data: &[u8]) {
         6 => understood::<health::HealthSpec>(bytes).map(drop),
         7 => understood::<life::PruneRequest>(bytes).map(drop),
         8 => understood::<api::Microvm>(bytes).map(|record| drop(plan::resolve_without_image(&record))),
-        _ => understood::<network::Attachment>(bytes).map(drop),
+        9 => understood::<network::Attachment>(bytes).map(drop),
+        10 => understood::<api::VolumeSpec>(bytes).map(drop),
+        _ => understood::<api::VolumePatch>(bytes).map(drop),
     };
     std::hint::black_box(understood);
 }
@@ -218,6 +228,17 @@ pub(crate) fn bodies_seeds() -> Vec<Vec<u8>> {
         user: Some("1000:1000".into()),
         disk_size: Some(Bytes::gib(1)),
         health: Some(health.clone()),
+        mounts: vec![
+            mount::MountSpec::Volume {
+                source: "data".into(),
+                target: "/data".into(),
+                read_only: false,
+                size: Some(Bytes::gib(1)),
+                no_copy: true,
+            },
+            mount::MountSpec::Tmpfs { target: "/tmp".into(), size: None, mode: Some(0o700), exec: false },
+            mount::MountSpec::Bind { source: "/etc/hosts".into(), target: "/h".into(), read_only: true },
+        ],
         ..Default::default()
     };
     let microvm = spec::MicrovmSpec {
@@ -254,6 +275,8 @@ pub(crate) fn bodies_seeds() -> Vec<Vec<u8>> {
         json(&[6], &health),
         json(&[7], &life::PruneRequest::default()),
         json(&[9], &attachment),
+        json(&[10], &api::VolumeSpec { name: Some("data".into()), ..Default::default() }),
+        json(&[11], &api::VolumePatch { size: Bytes::gib(1) }),
     ]
 }
 

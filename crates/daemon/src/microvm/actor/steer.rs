@@ -5,16 +5,19 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hull_protocol::api::{HOST_TENANT, State};
+use hull_protocol::agent::volume_serial;
+use hull_protocol::api::{HOST_TENANT, State, VolumeUse};
 use hull_protocol::control::Command as Vm;
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::units::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::change::patched;
 use super::super::health;
 use super::super::restart;
 use super::super::run::{Order, chain};
-use super::super::vmm::limits;
+use super::super::vmm::{Vmm, limits};
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
 use crate::tenants::quota;
@@ -24,6 +27,10 @@ const ENDING: &str = "it has just ended: start it again";
 
 /// How long after the grace of a stop its VM is ended, whatever it says.
 const LAST_WAIT: Duration = Duration::from_secs(40);
+/// How long a guest that is removed may take to write its volumes out.
+const WRITE_OUT: Duration = Duration::from_secs(15);
+/// How long a guest may take to grow a file system: a large one has many groups.
+const GROW_WAIT: Duration = Duration::from_secs(120);
 
 impl Actor {
     /// Starts it because somebody asks for it.
@@ -44,6 +51,8 @@ impl Actor {
         // How much room there is is the host's own tenant's business.
         let told = |why: NoRoom| if self.record.tenant == HOST_TENANT { why } else { NoRoom::Full };
         crate::space::check(&self.host.paths.data).map_err(|full| told(full.into()))?;
+        let who = (self.record.id.as_str(), self.record.name.as_str());
+        let claim = self.host.volumes.holders().claim(who, &self.record.volumes)?;
         let tally = self.host.tenants.start(&self.record.tenant, quota::of_running(&self.record.spec))?;
         let promise = self.host.capacity.promise(self.share()).map_err(|over| told(over.into()))?;
         self.next_start = None;
@@ -52,7 +61,7 @@ impl Actor {
         self.record.finished_at = None;
         self.record.health = self.resolved.health.as_ref().map(|_| health::unknown());
         self.remember();
-        self.run(None, (promise, tally));
+        self.run(None, (promise, tally, claim));
         Ok(())
     }
 
@@ -149,6 +158,56 @@ impl Actor {
         Ok(())
     }
 
+    /// Ends it for a removal. Its own disk goes with it; what it wrote to a volume stays, so that its guest has a
+    /// moment to write it out.
+    pub(super) async fn end_at_once(&mut self) {
+        let writes = self.record.volumes.iter().any(|volume| !volume.read_only);
+        if !writes || !matches!(self.record.state, State::Running | State::Paused | State::Stopping) {
+            return self.kill();
+        }
+        self.stop(Duration::ZERO).await;
+        if let Some(run) = &self.run {
+            let kill = run.kill.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(WRITE_OUT).await;
+                kill.notify_one();
+            });
+        }
+    }
+
+    /// Has VMM and guest see that a volume is larger now.
+    pub(super) async fn grow(&mut self, volume: &str, size: Bytes, reply: Reply) {
+        let Some(disk) = Vmm::disk_of(&self.record, volume) else { return answer(reply, Ok(())) };
+        // What it writes may count as memory of its VMM's.
+        if crate::space::in_memory(&self.host.paths.data) {
+            let limits = limits(&self.host, &self.record, &self.resolved);
+            if let Err(error) = self.host.groups.group(&self.record.id).limit(&limits) {
+                tracing::warn!("the limits of microVM {} stay: {error}", self.record.id);
+            }
+        }
+        if let Err(error) = self.tell_vmm(Vm::GrowDisk { disk, size }).await {
+            return answer(reply, Err(error));
+        }
+        let writable = |(place, own): (usize, &VolumeUse)| {
+            (own.id == volume && !own.read_only).then(|| volume_serial(place))
+        };
+        // Only who writes can grow the file system.
+        let Some(serial) = self.record.volumes.iter().enumerate().find_map(writable) else {
+            return answer(reply, Ok(()));
+        };
+        let (done, outcome) = oneshot::channel();
+        self.order(Order::Grow(serial, size.get(), done));
+        tokio::spawn(async move {
+            let silent = || Err(MicrovmError::Agent("its guest has not grown the file system yet".into()));
+            let answered = match tokio::time::timeout(GROW_WAIT, outcome).await {
+                Ok(Ok(result)) => result.map_err(|error| MicrovmError::Agent(error.to_string())),
+                Ok(Err(_)) => Err(MicrovmError::Refused(ENDING)),
+                Err(_) => silent(),
+            };
+            answer(reply, answered);
+        });
+    }
+
     pub(super) async fn update(
         &mut self,
         patch: &MicrovmPatch,
@@ -168,13 +227,14 @@ impl Actor {
         let old = std::mem::replace(&mut self.record, new);
         let _nobody_looks = self.shown.send(self.record.clone());
         if renamed {
+            self.host.volumes.holders().rename(&self.record.id, &self.record.name);
             self.host.networks.rename(&self.record).await;
             self.tell("rename", &[("old_name", old.name)]);
         }
         self.tell("update", &[]);
         self.resolved.limits = self.record.spec.limits;
         if self.run.is_some() && old.spec.limits != self.record.spec.limits {
-            let limits = limits(&self.host, &self.resolved);
+            let limits = limits(&self.host, &self.record, &self.resolved);
             self.host.groups.group(&self.record.id).limit(&limits).map_err(MicrovmError::Limit)?;
         }
         Ok(())
