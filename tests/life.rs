@@ -60,6 +60,16 @@ fn a_microvm_pauses_and_goes_on() {
 }
 
 #[test]
+fn a_vmm_is_alone_among_its_processes() {
+    let daemon = daemon();
+    let id = daemon.run("alone", &["stay"], json!({}));
+    let pid = daemon.record(&id)["vmm_pid"].clone();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    assert_eq!(ids.split_whitespace().collect::<Vec<_>>(), [pid.to_string().as_str(), "1"], "{status}");
+}
+
+#[test]
 fn a_restart_is_a_stop_and_a_start() {
     let daemon = daemon();
     let id = daemon.run("again", &["stay"], json!({}));

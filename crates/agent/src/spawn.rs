@@ -7,10 +7,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
-use std::thread;
 
 use command_fds::{CommandFdExt, FdMapping};
-use hull_jail::namespaces;
+use hull_jail::namespaces::{self, Pids};
 use hull_protocol::agent::AgentError;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -31,20 +30,9 @@ pub(crate) fn stage(mut command: Command, container: Option<OwnedFd>) -> io::Res
     }
     command.fd_mappings(mappings).map_err(|error| io::Error::other(error.to_string()))?;
     // With the command go the process's ends of the pipes and of the socket.
-    Ok((in_namespace(command, container)?, ours))
-}
-
-/// Starts a command in a PID namespace. The namespace is set for a thread, which could start no threads afterwards,
-/// so it is one that does nothing else.
-fn in_namespace(mut command: Command, container: Option<OwnedFd>) -> io::Result<Child> {
-    let spawned = thread::Builder::new().name("namespace".into()).spawn(move || {
-        match &container {
-            Some(container) => namespaces::join_pids_for_children(container.as_fd())?,
-            None => namespaces::new_pids_for_children()?,
-        }
-        command.spawn()
-    })?;
-    spawned.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+    let pids = container.as_ref().map_or(Pids::New, |container| Pids::Of(container.as_fd()));
+    let child = namespaces::start_in(pids, |entered| entered.and_then(|()| command.spawn()))?;
+    Ok((child, ours))
 }
 
 /// Tells the stage what to become and waits until it has; the terminal, if it made one.

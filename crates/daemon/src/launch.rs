@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
+use hull_jail::namespaces::{self, Pids};
 use hull_protocol::plan::{BootPlan, PLAN_SLOT, Slot};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -57,8 +58,8 @@ pub fn spawn(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Ch
     command(vmm, plan, descriptors)?.spawn().map_err(LaunchError::Spawn)
 }
 
-/// Starts a VMM that no signal to this process's group reaches and that outlives it, with its words in `log`.
-/// Needs the runtime, which watches it.
+/// Starts a VMM that no signal to this process's group reaches and that outlives it, with its words in `log`, alone in
+/// a PID namespace. Needs the runtime, which watches it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -70,7 +71,16 @@ pub fn spawn_apart(
 ) -> Result<tokio::process::Child, LaunchError> {
     let mut command = command(vmm, plan, descriptors)?;
     command.process_group(0).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    tokio::process::Command::from(command).spawn().map_err(LaunchError::Spawn)
+    let runtime = tokio::runtime::Handle::current();
+    let child = namespaces::start_in(Pids::New, |entered| {
+        // Where the daemon has no right to it, other layers keep the VMM from other processes.
+        if let Err(error) = entered {
+            tracing::debug!("a VMM is started without a PID namespace of its own: {error}");
+        }
+        let _watched = runtime.enter();
+        tokio::process::Command::from(command).spawn()
+    });
+    child.map_err(LaunchError::Spawn)
 }
 
 fn command(vmm: &Path, plan: &BootPlan, descriptors: Descriptors) -> Result<Command, LaunchError> {

@@ -1,18 +1,42 @@
 //! Namespaces for the calling process, namespaces(7): new ones, and those of another process.
 #![allow(unsafe_code, reason = "unshare(2) may change the table of descriptors; not with these flags")]
 
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::thread;
 
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, unshare_unsafe};
 
-/// Children of the calling **thread** from now on live in a PID namespace of their own, the first of them as
-/// its init. The thread can start no threads any more.
+/// A PID namespace.
+#[derive(Clone, Copy, Debug)]
+pub enum Pids<'a> {
+    /// A new one: the first process started in it is its init.
+    New,
+    /// That of a process, by a PID file descriptor; not always its first.
+    Of(BorrowedFd<'a>),
+}
+
+/// Has `start` start a process in a PID namespace, or told that it is not there: because the kernel refuses, or the
+/// process that has it has ended. The namespace is set for a thread, which could start no threads afterwards, so
+/// it is one that does nothing else.
 ///
 /// # Errors
-/// When the kernel refuses.
-pub fn new_pids_for_children() -> rustix::io::Result<()> {
-    // SAFETY: CLONE_NEWPID touches neither memory nor descriptors of this process.
-    unsafe { unshare_unsafe(UnshareFlags::NEWPID) }
+/// What `start` returns, or when the host gives no thread.
+pub fn start_in<T: Send>(
+    pids: Pids<'_>,
+    start: impl FnOnce(io::Result<()>) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    thread::scope(|scope| {
+        let starting = thread::Builder::new().name("namespace".into()).spawn_scoped(scope, move || {
+            let entered = match pids {
+                // SAFETY: CLONE_NEWPID touches neither memory nor descriptors of this process.
+                Pids::New => unsafe { unshare_unsafe(UnshareFlags::NEWPID) },
+                Pids::Of(process) => move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID),
+            };
+            start(entered.map_err(io::Error::from))
+        })?;
+        starting.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+    })
 }
 
 /// Mounts, host name, System V IPC and message queues, and the view of control groups of its own.
@@ -40,15 +64,6 @@ pub fn new_for_vmm(own_users: bool) -> rustix::io::Result<()> {
     flags.set(UnshareFlags::NEWUSER, own_users);
     // SAFETY: as above; NEWUSER changes capabilities only.
     unsafe { unshare_unsafe(flags) }
-}
-
-/// Children of the calling **thread** from now on live in the PID namespace of `process`, which need not be its
-/// first. The thread can start no threads any more.
-///
-/// # Errors
-/// When the process has ended, or the kernel refuses.
-pub fn join_pids_for_children(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
 }
 
 /// The mounts, host name, System V IPC and message queues, and view of control groups of `process`, a PID file

@@ -60,8 +60,8 @@ impl fmt::Display for Missing {
 /// What one VMM is left with.
 #[derive(Clone, Copy, Debug)]
 pub struct VmmJail {
-    /// Started as root, the VMM becomes the user and group of this number plus its process id: no two processes
-    /// have the same. None: it stays who it is.
+    /// Started as root, the VMM becomes the user and group of this number plus its process id on the host: no two
+    /// processes have the same. None: it stays who it is.
     pub first_user: Option<u32>,
     /// The highest descriptor it was handed; those above are closed.
     pub last_descriptor: u32,
@@ -80,8 +80,9 @@ impl VmmJail {
         let mut missing = Vec::new();
         execute::close_descriptors_from(self.last_descriptor.saturating_add(1))
             .map_err(|source| JailError::Refused { step: "closing descriptors", source })?;
-        // Read before the namespaces: in a user namespace of its own, nobody has a number.
+        // Read before the namespaces: in a user namespace of its own, nobody has a number, and an empty root no /proc.
         let root = geteuid().is_root();
+        let process = process_on_host();
         if let Err(error) = isolate(root) {
             missing.push(Missing::new("namespaces and an empty root", error));
         }
@@ -89,7 +90,7 @@ impl VmmJail {
             caps::bound(CapabilitySet::empty())?;
         }
         let first = self.first_user.filter(|_| root);
-        let own_user = match first.map(become_user).transpose() {
+        let own_user = match first.map(|first| become_user(first, process)).transpose() {
             Ok(user) => user.is_some(),
             Err(error) => {
                 missing.push(Missing::new("a user of its own", error));
@@ -141,10 +142,15 @@ fn isolate(as_root: bool) -> rustix::io::Result<()> {
     root::enter_empty()
 }
 
+/// This process's id where /proc was mounted: alone in a PID namespace, every VMM is process 1. None when neither tells.
+fn process_on_host() -> Option<u32> {
+    let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
+    shown.or_else(|| u32::try_from(getpid().as_raw_pid()).ok()).filter(|process| *process > 1)
+}
+
 /// Becomes the user and group that nobody else is.
-fn become_user(first: u32) -> rustix::io::Result<()> {
-    let process = u32::try_from(getpid().as_raw_pid()).unwrap_or(0);
-    let number = first.checked_add(process).ok_or(rustix::io::Errno::OVERFLOW)?;
+fn become_user(first: u32, process: Option<u32>) -> rustix::io::Result<()> {
+    let number = process.and_then(|process| first.checked_add(process)).ok_or(rustix::io::Errno::SRCH)?;
     let (user, group) = (Uid::from_raw(number), Gid::from_raw(number));
     set_thread_groups(&[])?;
     set_thread_res_gid(group, group, group)?;

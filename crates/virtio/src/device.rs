@@ -106,6 +106,8 @@ pub trait Interrupt: Send + Sync {
     fn queue(&self, index: usize);
     /// The configuration or the device status changed.
     fn config(&self);
+    /// The field of 16 bits at this offset of the configuration space, which is even, is now another.
+    fn config_field(&self, offset: u64, field: u16);
 }
 
 /// Waits for host descriptors on behalf of one device. Level-triggered.

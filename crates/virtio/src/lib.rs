@@ -9,6 +9,7 @@
 //! - [`device`]: the trait a device implements, and what it is lent while it works.
 //! - [`registers`]: device status, features and queue configuration as one state machine (sections 2.1 to 2.4, 3.1).
 //! - [`mmio`]: the virtio-mmio transport (section 4.2), which only decodes addresses.
+//! - [`window`]: what a driver reads, in a page that the guest may map.
 //! - [`block`], [`net`], [`rng`], [`vsock`]: the devices.
 //!
 //! A device has exactly one owner at a time: the transport before the driver is ready, the I/O loop after it. It holds
@@ -29,3 +30,4 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod vsock;
+pub mod window;

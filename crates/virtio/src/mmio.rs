@@ -1,23 +1,22 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): decodes a window of [`WINDOW`] bytes.
 //!
-//! Owned by the VMM's bus; vCPU threads call it under the VMM's lock, which is taken for set-up only: notifications
-//! go by ioeventfd and the interrupt status is atomic. Owns the device until `DRIVER_OK`, then hands it over in
-//! [`Action::Start`] and takes it back in [`MmioTransport::stopped`]. Invariant: any access at any offset and length is
-//! harmless: what section 4.2.2 does not allow reads as zero and writes nothing.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+//! Owned by the VMM's bus; vCPU threads call it under the VMM's lock, which is taken for set-up only: what a driver
+//! reads is in a [`Window`] that the guest may map, and notifications and acknowledgements go by ioeventfd. Owns the
+//! device until `DRIVER_OK`, then hands it over in [`Action::Start`] and takes it back in [`MmioTransport::stopped`].
+//! Invariants: any access at any offset and length is harmless: what section 4.2.2 does not allow reads what lies there
+//! and writes nothing; the window shows what the registers are as soon as a write has been obeyed.
 
 use log::warn;
 
 use crate::device::Device;
 use crate::queue::Queue;
-use crate::registers::{Area, Half, NeedsReset, QueueConfig, Registers, Transition};
+use crate::registers::{Area, Half, NeedsReset, QueueConfig, Registers, STATUS_NEEDS_RESET, Transition};
+use crate::window::Window;
 
-/// The size of a device's window in bytes.
-pub const WINDOW: u64 = 0x1000;
 /// The offset of `QueueNotify`, to which the VMM attaches one ioeventfd per queue (32-bit data match: its index).
 pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
+/// The offset of `InterruptACK`. Nothing is to be done for [`USED_BUFFER`] alone: the VMM may have KVM complete such a write.
+pub const INTERRUPT_ACK: u64 = reg::INTERRUPT_ACK;
 
 /// Register offsets, section 4.2.2.
 mod reg {
@@ -54,39 +53,48 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"HULL");
 
-const USED_BUFFER: u32 = 1;
+/// The bit for used buffers in `InterruptStatus`. Once set it stays until a reset: a driver that finds nothing new has been
+/// told once too often, which it must bear, and acknowledging costs no exit.
+pub const USED_BUFFER: u32 = 1;
 const CONFIG_CHANGE: u32 = 2;
 
-/// The interrupt status register, shared with whoever signals interrupts.
-#[derive(Debug, Default)]
-pub struct InterruptStatus(AtomicU32);
-
-impl InterruptStatus {
-    /// A register with nothing pending.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+impl Window {
     /// Used buffers are to be looked at. To be called before the interrupt is signalled.
     pub fn raise_queue(&self) {
-        self.0.fetch_or(USED_BUFFER, Ordering::SeqCst);
+        self.set_bits(reg::INTERRUPT_STATUS, USED_BUFFER);
+    }
+
+    /// A field of the configuration space is now another. To be called before [`Window::raise_config`]. A field of 16 bits
+    /// is read at once or not at all, so its generation stays (section 2.5.1).
+    pub fn set_config(&self, offset: u64, field: u16) {
+        self.set_half(reg::CONFIG.saturating_add(offset), field);
     }
 
     /// Configuration or status changed. To be called before the interrupt is signalled.
     pub fn raise_config(&self) {
-        self.0.fetch_or(CONFIG_CHANGE, Ordering::SeqCst);
+        self.set_bits(reg::INTERRUPT_STATUS, CONFIG_CHANGE);
+    }
+}
+
+/// With which the I/O loop sets `DEVICE_NEEDS_RESET` when the device faulted; it then signals a configuration interrupt.
+#[derive(Clone)]
+pub struct Broken {
+    needs_reset: NeedsReset,
+    window: Window,
+}
+
+impl Broken {
+    /// The device faulted.
+    pub fn set(&self) {
+        // First the flag, then what is shown: see `MmioTransport::show`.
+        self.needs_reset.set();
+        self.window.set_bits(reg::STATUS, u32::from(STATUS_NEEDS_RESET));
     }
 
-    /// The register as the driver reads it: bit 0 for used buffers, bit 1 for a change of configuration.
+    /// Whether the device faulted and has not been reset since.
     #[must_use]
-    pub fn read(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// The driver has handled these bits.
-    pub fn acknowledge(&self, bits: u32) {
-        self.0.fetch_and(!bits, Ordering::SeqCst);
+    pub fn get(&self) -> bool {
+        self.needs_reset.get()
     }
 }
 
@@ -117,83 +125,77 @@ pub enum Action {
 /// The virtio-mmio registers of one device.
 pub struct MmioTransport {
     registers: Registers,
+    window: Window,
     /// Absent while the I/O loop has it.
     device: Option<Box<dyn Device>>,
-    device_id: u32,
-    config: Vec<u8>,
     generation: u32,
-    interrupts: Arc<InterruptStatus>,
     device_features_sel: u32,
     driver_features_sel: u32,
     queue_sel: u32,
 }
 
 impl MmioTransport {
-    /// A transport for `device`; `isr` is shared with the device's [`crate::device::Interrupt`].
+    /// A transport for `device`; `window` is shared with the device's [`crate::device::Interrupt`].
     #[must_use]
-    pub fn new(device: Box<dyn Device>, isr: Arc<InterruptStatus>) -> Self {
+    pub fn new(device: Box<dyn Device>, window: Window) -> Self {
         let info = device.info();
-        Self {
+        window.set(reg::MAGIC, MAGIC);
+        window.set(reg::VERSION, VERSION);
+        window.set(reg::DEVICE_ID, info.id as u32);
+        window.set(reg::VENDOR_ID, VENDOR);
+        // No shared memory regions: length and base of each are -1.
+        (reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH).step_by(4).for_each(|offset| window.set(offset, u32::MAX));
+        window.set_bytes(reg::CONFIG, &device.config());
+        let transport = Self {
             registers: Registers::new(&info),
-            device_id: info.id as u32,
-            config: device.config(),
-            generation: 0,
+            window,
             device: Some(device),
-            interrupts: isr,
+            generation: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
             queue_sel: 0,
-        }
+        };
+        transport.show();
+        transport
     }
 
-    /// A handle with which the I/O loop sets `DEVICE_NEEDS_RESET` when the device faulted; it then signals a
-    /// configuration interrupt.
+    /// A handle with which the I/O loop says that the device faulted.
     #[must_use]
-    pub fn needs_reset(&self) -> NeedsReset {
-        self.registers.needs_reset()
+    pub fn broken(&self) -> Broken {
+        Broken { needs_reset: self.registers.needs_reset(), window: self.window.clone() }
     }
 
     /// Has the device grow to so many bytes ([`Device::grow`]); `running` does it where the I/O loop has the device.
-    /// Whether the driver is to be told, by a configuration interrupt: it sees the new configuration from now on.
+    /// Whether the driver is to be told, by a configuration interrupt. No processor of the guest may run meanwhile: one
+    /// would read half of what was and half of what is.
     pub fn grow(&mut self, bytes: u64, running: impl FnOnce() -> Option<Vec<u8>>) -> bool {
         let config = match &mut self.device {
             Some(device) => device.grow(bytes),
             None => running(),
         };
         let Some(config) = config else { return false };
-        self.config = config;
+        self.window.set_bytes(reg::CONFIG, &config);
         // A driver that reads a field in parts sees that it has to do it again (section 2.5.1).
         self.generation = self.generation.wrapping_add(1);
+        self.window.set(reg::CONFIG_GENERATION, self.generation);
         true
     }
 
     /// The guest reads `data.len()` bytes at `offset` in the window.
-    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(at) = offset.checked_sub(reg::CONFIG) {
-            let tail = usize::try_from(at).ok().and_then(|at| self.config.get(at..)).unwrap_or_default();
-            data.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
-        } else if let (Ok(word), true) = (<&mut [u8; 4]>::try_from(data), offset.is_multiple_of(4)) {
-            *word = self.register(offset).to_le_bytes();
-        }
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        self.window.read(offset, data);
     }
 
-    fn register(&self, offset: u64) -> u32 {
+    /// Shows the driver what the registers are.
+    fn show(&self) {
         let queue = self.registers.queue(self.queue_sel);
-        match offset {
-            reg::MAGIC => MAGIC,
-            reg::VERSION => VERSION,
-            reg::DEVICE_ID => self.device_id,
-            reg::VENDOR_ID => VENDOR,
-            reg::DEVICE_FEATURES => self.registers.device_features(self.device_features_sel),
-            reg::QUEUE_SIZE_MAX => queue.map_or(0, |queue| u32::from(queue.max_size)),
-            reg::QUEUE_READY => queue.map_or(0, |queue| u32::from(queue.ready)),
-            reg::INTERRUPT_STATUS => self.interrupts.read(),
-            reg::STATUS => u32::from(self.registers.status()),
-            // No shared memory regions: length and base of each are -1.
-            reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH => u32::MAX,
-            reg::CONFIG_GENERATION => self.generation,
-            _ => 0,
+        self.window.set(reg::DEVICE_FEATURES, self.registers.device_features(self.device_features_sel));
+        self.window.set(reg::QUEUE_SIZE_MAX, queue.map_or(0, |queue| u32::from(queue.max_size)));
+        self.window.set(reg::QUEUE_READY, queue.map_or(0, |queue| u32::from(queue.ready)));
+        self.window.set(reg::STATUS, u32::from(self.registers.status()));
+        // The I/O loop may have said so meanwhile, and the older status have covered it.
+        if self.registers.needs_reset().get() {
+            self.window.set_bits(reg::STATUS, u32::from(STATUS_NEEDS_RESET));
         }
     }
 
@@ -201,13 +203,18 @@ impl MmioTransport {
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Action {
         // Configuration space is read-only for all devices here.
         let Ok(word) = <[u8; 4]>::try_from(data) else { return Action::None };
-        let value = u32::from_le_bytes(word);
+        let action = self.obey(offset, u32::from_le_bytes(word));
+        self.show();
+        action
+    }
+
+    fn obey(&mut self, offset: u64, value: u32) -> Action {
         match offset {
             reg::DEVICE_FEATURES_SEL => self.device_features_sel = value,
             reg::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
             reg::DRIVER_FEATURES => self.registers.set_driver_features(self.driver_features_sel, value),
             reg::QUEUE_SEL => self.queue_sel = value,
-            reg::INTERRUPT_ACK => self.interrupts.acknowledge(value),
+            reg::INTERRUPT_ACK => self.window.clear_bits(reg::INTERRUPT_STATUS, value & !USED_BUFFER),
             reg::QUEUE_NOTIFY => return self.notify(value),
             reg::STATUS => return self.set_status(value),
             _ => self.configure_queue(offset, value),
@@ -273,11 +280,12 @@ impl MmioTransport {
         self.device = Some(device);
         self.registers.reset();
         self.clear();
+        self.show();
     }
 
     /// What a reset clears beyond the common registers.
     fn clear(&mut self) {
-        self.interrupts.acknowledge(u32::MAX);
+        self.window.set(reg::INTERRUPT_STATUS, 0);
         (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
     }
 }

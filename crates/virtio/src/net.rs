@@ -53,8 +53,9 @@ const VLAN_TAG: usize = 4;
 const TURN_COMMANDS: u32 = 16;
 /// The time between two changes of what the tap is told.
 const OFFLOAD_PAUSE: Duration = Duration::from_millis(100);
-/// `VIRTIO_NET_S_LINK_UP`.
+/// `VIRTIO_NET_S_LINK_UP` in the field `status` of the configuration space, and where that is.
 const LINK_UP: u16 = 1;
+const LINK: u64 = 6;
 
 /// What a card is.
 #[derive(Clone, Debug)]
@@ -268,12 +269,13 @@ impl Net {
         Ok(())
     }
 
-    /// The tap is gone: nothing is received any more, and what is sent is dropped.
+    /// The tap is gone: the link is down, nothing is received any more, and what is sent is dropped.
     fn unplug(&mut self, ctx: &mut Context<'_>) {
         if self.interest.take().is_some() {
             ctx.watch.remove(self.backend.descriptor());
             let [receive, ..] = &mut self.waits;
             *receive = Wait::default();
+            ctx.interrupt.config_field(LINK, 0);
             warn!("a network card lost its tap: somebody removed it from the host");
         }
     }

@@ -24,13 +24,16 @@ pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
 #[derive(Default)]
-pub(crate) struct Interrupts(pub(crate) AtomicUsize);
+pub(crate) struct Interrupts(pub(crate) AtomicUsize, pub(crate) AtomicUsize);
 
 impl Interrupt for Interrupts {
     fn queue(&self, _index: usize) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
     fn config(&self) {}
+    fn config_field(&self, _offset: u64, _field: u16) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]

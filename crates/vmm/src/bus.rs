@@ -6,7 +6,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use hull_protocol::exit::ExitReason;
-use hull_virtio::mmio::{Action, MmioTransport, WINDOW};
+use hull_virtio::mmio::{Action, MmioTransport};
+use hull_virtio::window::WINDOW;
 
 use crate::io_loop::IoHandle;
 use crate::layout::DEVICES_START;
@@ -90,7 +91,7 @@ impl Bus {
         }
     }
 
-    /// Has the device of a slot grow to so many bytes, and its driver know.
+    /// Has the device of a slot grow to so many bytes, and its driver know. No processor may run meanwhile.
     pub fn grow(&self, slot: usize, bytes: u64) {
         let Some(device) = self.devices.get(slot) else { return };
         // Held while the device is asked, so that it does not move meanwhile.

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use hull_virtio::device::{Context, Device, Interrupt, Memory, Ready, TIMER_TOKEN};
 use hull_virtio::fault::Fault;
-use hull_virtio::mmio::Started;
+use hull_virtio::mmio::{Broken, Started};
 use hull_virtio::queue::Queue;
-use hull_virtio::registers::NeedsReset;
 use rustix::event::epoll;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -105,7 +104,7 @@ pub struct Seat {
     /// The device's interrupt.
     pub interrupt: Box<dyn Interrupt>,
     /// Tells the device's driver that it must reset it.
-    pub needs_reset: NeedsReset,
+    pub broken: Broken,
 }
 
 /// A device that runs.
@@ -366,7 +365,7 @@ impl IoLoop {
             // Once for each time the driver starts the device: a guest cannot fill the log.
             log::warn!("{:?} device {slot} waits for a reset: {fault}", running.device.info().id);
             running.broken = true;
-            seat.needs_reset.set();
+            seat.broken.set();
             seat.interrupt.config();
         }
     }

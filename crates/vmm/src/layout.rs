@@ -48,7 +48,7 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 /// One virtio device's window and interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceWindow {
-    /// First address of the window, [`hull_virtio::mmio::WINDOW`] bytes long.
+    /// First address of the window, [`hull_virtio::window::WINDOW`] bytes long.
     pub base: u64,
     /// Its pin of the IOAPIC.
     pub gsi: u32,
@@ -97,7 +97,7 @@ impl Layout {
         if devices > pins.clone().count() {
             return Err(LayoutError::TooManyDevices(devices));
         }
-        let windows = (DEVICES_START..).step_by(hull_virtio::mmio::WINDOW as usize);
+        let windows = (DEVICES_START..).step_by(hull_virtio::window::WINDOW as usize);
         let devices = windows.zip(pins).take(devices).map(|(base, gsi)| DeviceWindow { base, gsi }).collect();
         Ok(Self { ram, devices })
     }
@@ -145,7 +145,7 @@ mod tests {
                 return Ok(());
             };
             let mut ranges: Vec<(u64, u64)> = layout.ram.clone();
-            ranges.extend(layout.devices.iter().map(|device| (device.base, hull_virtio::mmio::WINDOW)));
+            ranges.extend(layout.devices.iter().map(|device| (device.base, hull_virtio::window::WINDOW)));
             ranges.push((0xfec0_0000, 0x1000));
             ranges.push((0xfee0_0000, 0x1000));
             ranges.push((KVM_TSS, 0x4000));

@@ -16,9 +16,10 @@ use hull_protocol::plan::{BootPlan, Slot};
 use hull_protocol::units::Bytes;
 use hull_virtio::block::BlockError;
 use hull_virtio::device::{Device, Interrupt, Memory};
-use hull_virtio::mmio::{InterruptStatus, MmioTransport, QUEUE_NOTIFY};
+use hull_virtio::mmio::{INTERRUPT_ACK, MmioTransport, QUEUE_NOTIFY, USED_BUFFER};
 use hull_virtio::net::backend::TapError;
 use hull_virtio::net::counters::Counters;
+use hull_virtio::window::{Window, Windows};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
     kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
@@ -214,13 +215,18 @@ impl Machine {
     }
 
     /// Has a disk be of this size, which its file has by now; whether there is such a disk. It never shrinks.
-    pub fn grow_disk(&self, index: u8, size: Bytes) -> bool {
+    pub fn grow_disk(&mut self, index: u8, size: Bytes) -> bool {
         let slot = usize::from(index);
-        let found = slot < self.disks;
-        if found {
-            self.bus.grow(slot, size.get());
+        if slot >= self.disks {
+            return false;
         }
-        found
+        let paused = self.paused;
+        self.pause();
+        self.bus.grow(slot, size.get());
+        if !paused {
+            self.resume();
+        }
+        true
     }
 
     /// Presses the power button.
@@ -358,7 +364,7 @@ fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, BuildError> {
 
 /// A device's interrupt: the bit in its status register, then the line.
 struct Line {
-    status: Arc<InterruptStatus>,
+    window: Window,
     line: EventFd,
 }
 
@@ -372,17 +378,23 @@ impl Line {
 
 impl Interrupt for Line {
     fn queue(&self, _index: usize) {
-        self.status.raise_queue();
+        self.window.raise_queue();
         self.raise();
     }
 
     fn config(&self) {
-        self.status.raise_config();
+        self.window.raise_config();
         self.raise();
+    }
+
+    fn config_field(&self, offset: u64, field: u16) {
+        self.window.set_config(offset, field);
+        self.config();
     }
 }
 
-/// Connects each device's notifications and interrupt to KVM, so that neither needs an exit to user space.
+/// Connects each device's registers, notifications and interrupt to KVM, so that none of them needs an exit to user space
+/// once a driver has set it up.
 fn connect(
     vm: &VmFd,
     layout: &Layout,
@@ -390,20 +402,28 @@ fn connect(
 ) -> Result<(Vec<Seat>, Vec<MmioTransport>), BuildError> {
     let mut seats = Vec::new();
     let mut transports = Vec::new();
-    for (device, window) in devices.into_iter().zip(&layout.devices) {
-        let status = Arc::new(InterruptStatus::new());
-        let interrupt = Line { status: status.clone(), line: irq_line(vm, window.gsi)? };
+    let windows = Windows::new(devices.len());
+    memory::register_windows(vm, layout, windows.clone())?;
+    let event =
+        || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host_refused("make a notification"));
+    // Nobody listens: there is nothing to do.
+    let acknowledged = event()?;
+    for (index, (device, place)) in devices.into_iter().zip(&layout.devices).enumerate() {
+        let connect = |event: &EventFd, offset, value: u32| {
+            vm.register_ioevent(event, &IoEventAddress::Mmio(place.base + offset), value)
+                .map_err(kvm_refused("connect a notification"))
+        };
+        connect(&acknowledged, INTERRUPT_ACK, USED_BUFFER)?;
         let mut kicks = Vec::new();
-        for queue in 0..device.info().queue_sizes.len() {
-            let kick = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-                .map_err(host_refused("make a notification"))?;
-            let address = IoEventAddress::Mmio(window.base + QUEUE_NOTIFY);
-            let index = u32::try_from(queue).unwrap_or(u32::MAX);
-            vm.register_ioevent(&kick, &address, index).map_err(kvm_refused("connect a notification"))?;
+        for queue in (0..).take(device.info().queue_sizes.len()) {
+            let kick = event()?;
+            connect(&kick, QUEUE_NOTIFY, queue)?;
             kicks.push(kick);
         }
-        let transport = MmioTransport::new(device, status);
-        seats.push(Seat { kicks, interrupt: Box::new(interrupt), needs_reset: transport.needs_reset() });
+        let window = windows.window(index);
+        let interrupt = Line { window: window.clone(), line: irq_line(vm, place.gsi)? };
+        let transport = MmioTransport::new(device, window);
+        seats.push(Seat { kicks, interrupt: Box::new(interrupt), broken: transport.broken() });
         transports.push(transport);
     }
     Ok((seats, transports))

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 
 use hull_virtio::device::Memory;
-use kvm_bindings::kvm_userspace_memory_region;
+use hull_virtio::window::Windows;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
@@ -94,6 +95,25 @@ pub fn register(vm: &VmFd, memory: &Memory) -> Result<(), MemoryError> {
         unsafe { vm.set_user_memory_region(region) }.map_err(MemoryError::Slot)?;
     }
     Ok(())
+}
+
+/// Lets the guest read the devices' windows; what it writes there is an exit. They stay until the process ends.
+///
+/// # Errors
+/// When KVM refuses them.
+pub fn register_windows(vm: &VmFd, layout: &Layout, windows: Windows) -> Result<(), MemoryError> {
+    let (place, length) = windows.place();
+    let Some(first) = layout.devices.first().filter(|_| length > 0) else { return Ok(()) };
+    let region = kvm_userspace_memory_region {
+        slot: u32::try_from(layout.ram.len()).unwrap_or(u32::MAX),
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: first.base,
+        memory_size: length as u64,
+        userspace_addr: place as u64,
+    };
+    std::mem::forget(windows);
+    // SAFETY: the windows are never freed, as one of their owners was forgotten, and the guest cannot write them.
+    unsafe { vm.set_user_memory_region(region) }.map_err(MemoryError::Slot)
 }
 
 /// Reads `length` bytes of a file, from `offset` on, straight to a guest address whose memory is still zero. What

@@ -42,8 +42,6 @@ const MODULES: [&str; 22] = [
 ];
 /// What a kernel says of a processor that is stuck.
 const LOCKED_UP: &[u8] = b"BUG: soft lockup";
-/// How long the emulated host may say nothing of itself; it does so every five seconds (`resources/lab/init`).
-const SILENT: Duration = Duration::from_secs(150);
 /// How it fails when the emulator lost the lab, which says nothing of what ran in it.
 const LOST: &str = "the emulated host stands still, or is gone";
 /// The exit status of `cargo xtask lab` then.
@@ -70,6 +68,15 @@ impl Host {
         match self {
             Self::Any | Self::Emulated => emulator(),
             Self::Counted => need_packages(&["qemu-system-x86"]).map(|()| vec!["qemu-system-x86_64".into()]),
+        }
+    }
+
+    /// How long it may say nothing of itself. It does so every five seconds (`resources/lab/init`) of its own clock, which
+    /// goes slower than time where instructions are counted.
+    fn silence(self) -> Duration {
+        match self {
+            Self::Any | Self::Emulated => Duration::from_secs(150),
+            Self::Counted => Duration::from_secs(1200),
         }
     }
 
@@ -191,12 +198,13 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
             ])
             .stdin(Stdio::null()),
         &share.join("alive"),
+        host.silence(),
     )
 }
 
 /// Runs the emulator to its end, or until the emulated host says that one of its processors is stuck, or says nothing
 /// for long: the emulator has lost an interrupt then, and nothing goes on.
-fn watch(emulator: &mut Command, alive: &Path) -> Result<()> {
+fn watch(emulator: &mut Command, alive: &Path, silence: Duration) -> Result<()> {
     let _of_an_earlier_run = fs::remove_file(console());
     let mut running = emulator.spawn().context("the emulator could not be started")?;
     let started = Instant::now();
@@ -209,7 +217,7 @@ fn watch(emulator: &mut Command, alive: &Path) -> Result<()> {
             return if status.success() { Ok(()) } else { bail!("the emulator failed: {status}") };
         }
         let said = fs::read(console()).unwrap_or_default();
-        if silent() > SILENT || said.windows(LOCKED_UP.len()).any(|text| text == LOCKED_UP) {
+        if silent() > silence || said.windows(LOCKED_UP.len()).any(|text| text == LOCKED_UP) {
             // Ended as a whole: the emulator is a child of `timeout`, which passes the signal on.
             check(Command::new("kill").arg(running.id().to_string()))?;
             running.wait()?;

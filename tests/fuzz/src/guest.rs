@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use hull_virtio::device::{Context, Device, Interest, Interrupt, Memory, Ready, TIMER_TOKEN, Watch};
 use hull_virtio::fault::Fault;
-use hull_virtio::mmio::{Action, InterruptStatus, MmioTransport, Started};
-use hull_virtio::registers::{F_VERSION_1, NeedsReset};
+use hull_virtio::mmio::{Action, Broken, MmioTransport, Started};
+use hull_virtio::registers::F_VERSION_1;
+use hull_virtio::window::Windows;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -77,6 +77,7 @@ struct Interrupts;
 impl Interrupt for Interrupts {
     fn queue(&self, _index: usize) {}
     fn config(&self) {}
+    fn config_field(&self, _offset: u64, _field: u16) {}
 }
 
 /// What a device waits for.
@@ -116,7 +117,7 @@ pub struct Guest {
     /// Its memory.
     pub mem: Memory,
     transport: MmioTransport,
-    needs_reset: NeedsReset,
+    broken: Broken,
     running: Option<Started>,
     watch: WatchList,
     queues: u16,
@@ -135,10 +136,10 @@ impl Guest {
         let mem = Memory::from_ranges(&[(GuestAddress(0), half), (GuestAddress(REGION), half)])
             .expect("memory for a guest");
         let queues = device.info().queue_sizes.len();
-        let transport = MmioTransport::new(device, Arc::new(InterruptStatus::new()));
+        let transport = MmioTransport::new(device, Windows::new(1).window(0));
         Self {
             mem,
-            needs_reset: transport.needs_reset(),
+            broken: transport.broken(),
             transport,
             running: None,
             watch: WatchList::default(),
@@ -352,7 +353,7 @@ impl Guest {
 
     /// Calls a device that runs; a fault breaks it until its reset.
     pub fn call(&mut self, work: impl FnOnce(&mut dyn Device, &mut Context<'_>) -> Result<(), Fault>) {
-        let Some(running) = self.running.as_mut().filter(|_| !self.needs_reset.get()) else { return };
+        let Some(running) = self.running.as_mut().filter(|_| !self.broken.get()) else { return };
         let mut ctx = Context {
             mem: &self.mem,
             queues: &mut running.queues,
@@ -361,7 +362,7 @@ impl Guest {
             features: running.features,
         };
         if work(running.device.as_mut(), &mut ctx).is_err() {
-            self.needs_reset.set();
+            self.broken.set();
             return;
         }
         for queue in &running.queues {

@@ -5,8 +5,16 @@
 #define WINDOW 0x1000
 /* How often a device is asked before it counts as stuck: seconds, wherever this runs. */
 #define PATIENCE 50000
+#define NO_DEVICE 0x80
 
 struct device machine[20];
+
+/* Whether to ask again. Reading a register is no exit: this is one, so that patience is time which the host has, too. */
+static int again(u32 *tries)
+{
+	inb(NO_DEVICE);
+	return (*tries)++ < PATIENCE;
+}
 
 static const char *name_of(u32 id)
 {
@@ -55,7 +63,7 @@ struct device *find(u32 id)
 void reset(struct device *device)
 {
 	set(device, STATUS, 0);
-	for (u32 tries = PATIENCE; get(device, STATUS) && tries; tries--)
+	for (u32 tries = 0; get(device, STATUS) && again(&tries);)
 		;
 	fill(device->queue, 0, sizeof device->queue);
 }
@@ -124,7 +132,7 @@ long take(struct device *device, u32 index)
 {
 	struct queue *queue = &device->queue[index];
 
-	for (u32 tries = PATIENCE; tries; tries--) {
+	for (u32 tries = 0; again(&tries);) {
 		if (queue->used.index != queue->seen)
 			return queue->used.ring[queue->seen++ % SIZE].length;
 		if (get(device, STATUS) & NEEDS_RESET)
@@ -136,7 +144,7 @@ long take(struct device *device, u32 index)
 int broken(struct device *device)
 {
 	/* First it says so, then it interrupts (virtio 1.2, section 2.1.2). */
-	for (u32 tries = PATIENCE; tries; tries--)
+	for (u32 tries = 0; again(&tries);)
 		if (get(device, STATUS) & NEEDS_RESET && get(device, INTERRUPT_STATUS) & 2)
 			return 1;
 	return 0;

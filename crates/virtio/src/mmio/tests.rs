@@ -4,9 +4,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::block::{Block, BlockOptions};
 use crate::rng::Rng;
+use crate::window::Windows;
+
+fn window() -> Window {
+    Windows::new(1).window(0)
+}
 
 fn transport() -> MmioTransport {
-    MmioTransport::new(Box::new(Rng::new()), Arc::default())
+    MmioTransport::new(Box::new(Rng::new()), window())
 }
 
 fn read(transport: &mut MmioTransport, offset: u64) -> u32 {
@@ -54,7 +59,7 @@ fn a_reset_brings_the_device_back_and_it_starts_again() {
 fn a_broken_device_says_so_until_it_is_reset() {
     let mut transport = transport();
     let started = start(&mut transport);
-    transport.needs_reset().set();
+    transport.broken().set();
     assert_eq!(read(&mut transport, 0x70), 15 | 64);
     let _ = write(&mut transport, 0x70, 0);
     transport.stopped(started.device);
@@ -62,13 +67,17 @@ fn a_broken_device_says_so_until_it_is_reset() {
 }
 
 #[test]
-fn interrupts_are_pending_until_acknowledged() {
+fn a_change_is_pending_until_acknowledged_and_used_buffers_until_a_reset() {
     let mut transport = transport();
-    transport.interrupts.raise_queue();
-    transport.interrupts.raise_config();
+    transport.window.raise_queue();
+    transport.window.raise_config();
     assert_eq!(read(&mut transport, 0x60), 3);
     let _ = write(&mut transport, 0x64, 1);
-    assert_eq!(read(&mut transport, 0x60), 2);
+    assert_eq!(read(&mut transport, 0x60), 3);
+    let _ = write(&mut transport, 0x64, 3);
+    assert_eq!(read(&mut transport, 0x60), 1);
+    let _ = write(&mut transport, 0x70, 0);
+    assert_eq!(read(&mut transport, 0x60), 0);
 }
 
 #[test]
@@ -76,7 +85,7 @@ fn a_new_capacity_is_seen_by_the_driver_wherever_the_device_is() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
     let disk = Block::open(file, &BlockOptions::default()).unwrap();
-    let mut transport = MmioTransport::new(Box::new(disk), Arc::default());
+    let mut transport = MmioTransport::new(Box::new(disk), window());
     let seen = |transport: &mut MmioTransport| (read(transport, 0xfc), read(transport, 0x100));
     assert_eq!(seen(&mut transport), (0, 2048));
     assert!(transport.grow(2 << 20, || unreachable!("it is not started")));

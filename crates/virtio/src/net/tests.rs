@@ -360,6 +360,11 @@ fn a_tap_that_goes_costs_the_frames_and_nothing_else() {
         .on_source(&mut bench.guest.context(), BACKEND_TOKEN, Ready { hangup: true, ..Ready::default() })
         .unwrap();
     assert!(bench.guest.watch.watched.is_empty());
+    assert_eq!(
+        bench.guest.interrupts.1.load(std::sync::atomic::Ordering::Relaxed),
+        1,
+        "the guest is not told"
+    );
     bench.guest_sends(&[0; 12], &frame(100));
     assert_eq!(bench.guest.used(TRANSMIT), Some(0));
     assert_eq!(bench.net.counters().transmit.dropped(Cause::Host), 1);

@@ -107,7 +107,7 @@ fn dsdt(layout: &Layout) -> Sdt {
     let mut body = Vec::new();
     for (uid, window) in (0u32..).zip(&layout.devices) {
         let base = u32::try_from(window.base).unwrap_or(u32::MAX);
-        let memory = Memory32Fixed::new(true, base, hull_virtio::mmio::WINDOW as u32);
+        let memory = Memory32Fixed::new(true, base, hull_virtio::window::WINDOW as u32);
         let interrupt = Interrupt::new(true, true, false, false, window.gsi);
         Device::new(
             Path::new(&format!("_SB_.V{uid:03X}")),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::peer::{Guest, Peer};
+use super::peer::{self, Guest, Peer};
 use super::taken::{Vm, median};
 use super::trace;
 use crate::shell::{check, need_packages};
@@ -24,7 +24,7 @@ use crate::{fixtures, programs};
 
 const USAGE: &str = "usage: cargo xtask bench net [--json] [--rounds N] [--peer NAME=PATH] ...
 
-Each figure is the median of N boots, 3 unless told. PATH is the program of QEMU or another Hull.";
+Each figure is the median of N boots, 3 unless told. PATH is the program of QEMU, Firecracker or another Hull.";
 
 const TAP: &str = "tap0";
 const MAC: &str = "02:00:00:00:00:07";
@@ -203,6 +203,10 @@ fn command(peer: &Peer, guest: &Guest) -> Result<Command> {
             command.arg("-netdev").arg(format!("tap,id=net,ifname={TAP},script=no,downscript=no"));
             command.arg("-device").arg(format!("virtio-net-device,netdev=net,mac={MAC}"));
             command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
+        }
+        Some(name) if name.starts_with("firecracker") => {
+            let config = peer::firecracker(&guest.kernel, &guest.initrd, CMDLINE, &[(TAP, MAC)])?;
+            command.arg("--no-api").arg("--config-file").arg(config);
         }
         _ => bail!("nobody knows how {} boots a guest on a tap", peer.path.display()),
     }

@@ -71,7 +71,12 @@ impl Peer {
             }
             Some(name) if name.starts_with("qemu-system") => qemu(&mut command, &kernel, guest, &mib),
             Some(name) if name.starts_with("firecracker") => {
-                command.arg("--no-api").arg("--config-file").arg(firecracker(&kernel, guest)?);
+                command.arg("--no-api").arg("--config-file").arg(firecracker(
+                    &kernel,
+                    &guest.initrd,
+                    Guest::CMDLINE,
+                    &[],
+                )?);
             }
             Some(name) if name.starts_with("cloud-hypervisor") => {
                 command.args(["--cpus", "boot=1", "--memory", &format!("size={mib}M")]);
@@ -99,15 +104,14 @@ fn qemu(command: &mut Command, kernel: &Path, guest: &Guest, mib: &str) {
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(&guest.initrd);
 }
 
-fn firecracker(kernel: &Path, guest: &Guest) -> Result<PathBuf> {
+/// Firecracker's configuration, with network cards as tap and MAC address.
+pub fn firecracker(kernel: &Path, initrd: &Path, cmdline: &str, cards: &[(&str, &str)]) -> Result<PathBuf> {
+    let card = |(tap, mac): &(&str, &str)| serde_json::json!({ "iface_id": tap, "host_dev_name": tap, "guest_mac": mac });
     let config = serde_json::json!({
-        "boot-source": {
-            "kernel_image_path": kernel,
-            "initrd_path": guest.initrd,
-            "boot_args": Guest::CMDLINE,
-        },
+        "boot-source": { "kernel_image_path": kernel, "initrd_path": initrd, "boot_args": cmdline },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": Guest::MIB },
         "drives": [],
+        "network-interfaces": cards.iter().map(card).collect::<Vec<_>>(),
     });
     let place = Path::new("/tmp/firecracker.json");
     fs::write(place, config.to_string())?;

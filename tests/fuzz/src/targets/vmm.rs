@@ -5,7 +5,7 @@ use hull_protocol::plan::{
 };
 use hull_protocol::units::{Bytes as Size, MIB};
 use hull_virtio::device::Memory;
-use hull_virtio::mmio::WINDOW;
+use hull_virtio::window::WINDOW;
 use hull_vmm::boot::linux::{Kernel, load};
 use hull_vmm::boot::{Entry, acpi};
 use hull_vmm::layout::{self, Layout};
