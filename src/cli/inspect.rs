@@ -7,8 +7,8 @@ use clap::Args;
 use hull_protocol::api::Problem;
 use serde_json::Value;
 
-use super::list::{Format, print_json};
-use super::{complain, rmi::image_path};
+use super::list::Format;
+use super::{rmi::image_path, show_each};
 use crate::client::{Client, Host};
 
 /// Show everything about microVMs or images, as JSON
@@ -25,18 +25,7 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
-        let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
-        for name in &self.names {
-            match look(&client, name).await {
-                Ok(value) => found.push(value),
-                Err(error) => {
-                    complain(&error);
-                    status = ExitCode::FAILURE;
-                }
-            }
-        }
-        print_json(&found)?;
-        Ok(status)
+        show_each(&self.names, async |name: String| look(&client, &name).await).await
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use hull_protocol::api;
 
 use super::for_each;
-use super::list::{Format, print, print_json, print_lines};
+use super::list::{Listing, print};
 use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago};
 
@@ -23,7 +23,8 @@ pub(super) struct Kernel {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Import(Import),
-    Ls(Ls),
+    /// List kernels
+    Ls(Listing),
     Rm(Rm),
 }
 
@@ -47,17 +48,6 @@ struct Import {
     default: bool,
 }
 
-/// List kernels
-#[derive(Debug, Args)]
-struct Ls {
-    /// Names only
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
 /// Remove kernels
 #[derive(Debug, Args)]
 struct Rm {
@@ -69,7 +59,10 @@ impl Kernel {
     pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         match self.verb {
             Verb::Import(import) => import.run(host).await,
-            Verb::Ls(ls) => ls.run(host).await,
+            Verb::Ls(listing) => {
+                let kernels: Vec<api::Kernel> = Client::connect(host).await?.get("/v1/kernels").await?;
+                listing.print(&kernels, |kernel| kernel.name.clone(), table)
+            }
             Verb::Rm(rm) => rm.run(host).await,
         }
     }
@@ -85,18 +78,6 @@ impl Import {
         }
         let kernel: api::Kernel = client.upload(&path, body).await?;
         print(&format!("{}\n", kernel.name))
-    }
-}
-
-impl Ls {
-    async fn run(self, host: &Host) -> Result<ExitCode> {
-        let client = Client::connect(host).await?;
-        let kernels: Vec<api::Kernel> = client.get("/v1/kernels").await?;
-        match self.format {
-            Format::Json => print_json(&kernels),
-            Format::Table if self.quiet => print_lines(kernels.into_iter().map(|kernel| kernel.name)),
-            Format::Table => print(&table(&kernels).render()),
-        }
     }
 }
 

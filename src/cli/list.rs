@@ -4,8 +4,10 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
+
+use crate::table::Table;
 
 /// How a verb prints what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -15,6 +17,33 @@ pub(super) enum Format {
     Table,
     /// The API's objects, in an array
     Json,
+}
+
+/// How a verb prints what it lists by name.
+#[derive(Debug, Args)]
+pub(super) struct Listing {
+    /// Names only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) format: Format,
+}
+
+impl Listing {
+    /// Prints them as objects, as names, or as a table.
+    pub(super) fn print<T: Serialize>(
+        &self,
+        found: &[T],
+        name: impl Fn(&T) -> String,
+        table: impl FnOnce(&[T]) -> Table,
+    ) -> Result<ExitCode> {
+        match self.format {
+            Format::Json => print_json(&found),
+            Format::Table if self.quiet => print_lines(found.iter().map(name)),
+            Format::Table => print(&table(found).render()),
+        }
+    }
 }
 
 /// Prints on standard output. A reader that has left wants no more, which is no failure.

@@ -52,6 +52,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::client::Host;
 
@@ -238,6 +239,25 @@ async fn for_each<F: Future<Output = Result<String>>>(
             }
         }
     }
+    Ok(status)
+}
+
+/// Prints what is found of each name, in one array of JSON: says which could not be found.
+async fn show_each<T: Serialize, F: Future<Output = Result<T>>>(
+    names: &[String],
+    mut look: impl FnMut(String) -> F,
+) -> Result<ExitCode> {
+    let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
+    for name in names {
+        match look(name.clone()).await {
+            Ok(record) => found.push(record),
+            Err(error) => {
+                complain(&error);
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    list::print_json(&found)?;
     Ok(status)
 }
 

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use hull_protocol::api::{Network as Record, NetworkSpec};
 
 use super::container::{Egress, labels};
-use super::list::{Format, print, print_json, print_lines};
-use super::{complain, for_each};
+use super::list::{Format, Listing, print};
+use super::{for_each, show_each};
 use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago, short};
 
@@ -23,7 +23,8 @@ pub(super) struct Network {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create(Create),
-    Ls(Ls),
+    /// List networks
+    Ls(Listing),
     Inspect(Inspect),
     Rm(Rm),
 }
@@ -60,17 +61,6 @@ struct Create {
     name: String,
 }
 
-/// List networks
-#[derive(Debug, Args)]
-struct Ls {
-    /// Names only
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
 /// Show everything about networks, as JSON: who is on them, and what was refused
 #[derive(Debug, Args)]
 struct Inspect {
@@ -92,7 +82,10 @@ impl Network {
     pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         match self.verb {
             Verb::Create(create) => create.run(host).await,
-            Verb::Ls(ls) => ls.run(host).await,
+            Verb::Ls(listing) => {
+                let networks: Vec<Record> = Client::connect(host).await?.get("/v1/networks").await?;
+                listing.print(&networks, |network| network.name.clone(), table)
+            }
             Verb::Inspect(inspect) => inspect.run(host).await,
             Verb::Rm(rm) => rm.run(host).await,
         }
@@ -117,33 +110,10 @@ impl Create {
     }
 }
 
-impl Ls {
-    async fn run(self, host: &Host) -> Result<ExitCode> {
-        let client = Client::connect(host).await?;
-        let networks: Vec<Record> = client.get("/v1/networks").await?;
-        match self.format {
-            Format::Json => print_json(&networks),
-            Format::Table if self.quiet => print_lines(networks.into_iter().map(|network| network.name)),
-            Format::Table => print(&table(&networks).render()),
-        }
-    }
-}
-
 impl Inspect {
     async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
-        let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
-        for name in &self.names {
-            match client.get::<Record>(&network_path(name)).await {
-                Ok(network) => found.push(network),
-                Err(error) => {
-                    complain(&error);
-                    status = ExitCode::FAILURE;
-                }
-            }
-        }
-        print_json(&found)?;
-        Ok(status)
+        show_each(&self.names, async |name: String| client.get::<Record>(&network_path(&name)).await).await
     }
 }
 

@@ -9,7 +9,7 @@ use hull_protocol::api::{Amounts, Resource, Tenant as Record, TenantPatch, Tenan
 use hull_protocol::units::Bytes;
 
 use super::for_each;
-use super::list::{Format, print, print_json, print_lines};
+use super::list::{Format, Listing, print, print_json};
 use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago};
 
@@ -32,7 +32,8 @@ pub(super) struct Tenant {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create(Create),
-    Ls(Ls),
+    /// List tenants
+    Ls(Listing),
     Inspect(Inspect),
     Update(Update),
     Rm(Rm),
@@ -110,17 +111,6 @@ struct Create {
     name: String,
 }
 
-/// List tenants
-#[derive(Debug, Args)]
-struct Ls {
-    /// Names only
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
 /// Show everything about tenants, as JSON: quotas, and what they have
 #[derive(Debug, Args)]
 struct Inspect {
@@ -167,13 +157,9 @@ impl Tenant {
                 let made: Record = Client::connect(host).await?.post("/v1/tenants", &spec).await?;
                 print(&format!("{}\n", made.name))
             }
-            Verb::Ls(ls) => {
+            Verb::Ls(listing) => {
                 let tenants: Vec<Record> = Client::connect(host).await?.get("/v1/tenants").await?;
-                match (ls.format, ls.quiet) {
-                    (Format::Json, _) => print_json(&tenants),
-                    (Format::Table, true) => print_lines(tenants.into_iter().map(|tenant| tenant.name)),
-                    (Format::Table, false) => print(&table(&tenants)),
-                }
+                listing.print(&tenants, |tenant| tenant.name.clone(), table)
             }
             Verb::Inspect(Inspect { names, format: _ }) => {
                 let client = Client::connect(host).await?;
@@ -201,7 +187,7 @@ impl Tenant {
     }
 }
 
-fn table(tenants: &[Record]) -> String {
+fn table(tenants: &[Record]) -> Table {
     let mut table = Table::new(&[
         "NAME", "MICROVMS", "CPUS", "MEMORY", "DISK", "NETWORKS", "VOLUMES", "PORTS", "CREATED",
     ]);
@@ -221,7 +207,7 @@ fn table(tenants: &[Record]) -> String {
         row.push(tenant.created_at.as_deref().map(ago).unwrap_or_default());
         table.row(row);
     }
-    table.render()
+    table
 }
 
 /// What it has, of what it may have.
@@ -252,7 +238,7 @@ mod tests {
     fn a_table_shows_what_there_is_of_what_may_be() {
         let tenant =
             r#"{"name":"acme","quotas":{"cpus":4,"memory":1073741824},"used":{"cpus":1,"memory":536870912}}"#;
-        let text = table(&[serde_json::from_str(tenant).unwrap()]);
+        let text = table(&[serde_json::from_str(tenant).unwrap()]).render();
         assert!(text.contains("1 / 4") && text.contains("512 MiB / 1 GiB"), "{text}");
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hull_protocol::api::{NewToken, Scope, Token as Record, TokenSpec};
 
 use super::for_each;
-use super::list::{Format, print, print_json, print_lines};
+use super::list::{Format, Listing, print};
 use crate::client::{Client, Host, escape};
 use crate::moment;
 use crate::table::{Table, ago};
@@ -101,11 +101,8 @@ impl Token {
             }
             Verb::Ls(ls) => {
                 let tokens: Vec<Record> = Client::connect(host).await?.get("/v1/tokens").await?;
-                match (ls.format, ls.quiet) {
-                    (Format::Json, _) => print_json(&tokens),
-                    (Format::Table, true) => print_lines(tokens.into_iter().map(|token| token.id)),
-                    (Format::Table, false) => print(&table(&tokens)),
-                }
+                let listing = Listing { quiet: ls.quiet, format: ls.format };
+                listing.print(&tokens, |token| token.id.clone(), table)
             }
             Verb::Rm(rm) => {
                 let client = Client::connect(host).await?;
@@ -119,7 +116,7 @@ impl Token {
     }
 }
 
-fn table(tokens: &[Record]) -> String {
+fn table(tokens: &[Record]) -> Table {
     let mut table = Table::new(&["ID", "NAME", "SCOPE", "CREATED", "EXPIRES", "LAST USED"]);
     for token in tokens {
         let scope = match token.scope {
@@ -136,5 +133,5 @@ fn table(tokens: &[Record]) -> String {
             token.last_used_at.as_deref().map_or_else(|| "never".into(), ago),
         ]);
     }
-    table.render()
+    table
 }

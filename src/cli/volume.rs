@@ -8,8 +8,8 @@ use hull_protocol::api::{PrunedVolumes, Volume as Record, VolumePatch, VolumeSpe
 use hull_protocol::units::Bytes;
 
 use super::container::labels;
-use super::list::{Format, print, print_json, print_lines};
-use super::{complain, for_each};
+use super::list::{Format, Listing, print, print_json};
+use super::{for_each, show_each};
 use crate::client::{Client, Host, escape};
 use crate::table::{Table, ago};
 
@@ -31,7 +31,8 @@ pub(super) struct Volume {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create(Create),
-    Ls(Ls),
+    /// List volumes
+    Ls(Listing),
     Inspect(Inspect),
     Resize(Resize),
     Rm(Rm),
@@ -49,17 +50,6 @@ struct Create {
     label: Vec<String>,
     /// Its name; made up when missing
     name: Option<String>,
-}
-
-/// List volumes
-#[derive(Debug, Args)]
-struct Ls {
-    /// Names only
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
 }
 
 /// Show everything about volumes, as JSON: who uses them, and what they take of the host's disk
@@ -100,8 +90,13 @@ impl Volume {
         let client = Client::connect(host).await?;
         match self.verb {
             Verb::Create(create) => create.run(&client).await,
-            Verb::Ls(ls) => ls.run(&client).await,
-            Verb::Inspect(inspect) => inspect.run(&client).await,
+            Verb::Ls(listing) => {
+                let volumes: Vec<Record> = client.get("/v1/volumes").await?;
+                listing.print(&volumes, |volume| volume.name.clone(), table)
+            }
+            Verb::Inspect(Inspect { names, format: _ }) => {
+                show_each(&names, async |name: String| client.get::<Record>(&path(&name)).await).await
+            }
             Verb::Resize(Resize { name, size }) => {
                 let grown: Record = client.patch(&path(&name), &VolumePatch { size }).await?;
                 print(&format!("{}\n", grown.name))
@@ -126,34 +121,6 @@ impl Create {
         let spec = VolumeSpec { name: self.name, size: self.size, labels: labels(&self.label)? };
         let volume: Record = client.post("/v1/volumes", &spec).await?;
         print(&format!("{}\n", volume.name))
-    }
-}
-
-impl Ls {
-    async fn run(self, client: &Client) -> Result<ExitCode> {
-        let volumes: Vec<Record> = client.get("/v1/volumes").await?;
-        match self.format {
-            Format::Json => print_json(&volumes),
-            Format::Table if self.quiet => print_lines(volumes.into_iter().map(|volume| volume.name)),
-            Format::Table => print(&table(&volumes).render()),
-        }
-    }
-}
-
-impl Inspect {
-    async fn run(self, client: &Client) -> Result<ExitCode> {
-        let (mut found, mut status) = (Vec::new(), ExitCode::SUCCESS);
-        for name in &self.names {
-            match client.get::<Record>(&path(name)).await {
-                Ok(volume) => found.push(volume),
-                Err(error) => {
-                    complain(&error);
-                    status = ExitCode::FAILURE;
-                }
-            }
-        }
-        print_json(&found)?;
-        Ok(status)
     }
 }
 

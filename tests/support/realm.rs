@@ -182,7 +182,7 @@ pub fn talk(flag: &str, words: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     let script = support("talk.py");
     command
-        .args([flag, "--", "timeout", "20", "/usr/bin/python3", script.as_str()])
+        .args([flag, "--", "timeout", "200", "/usr/bin/python3", script.as_str()])
         .args(words)
         .stdin(Stdio::null());
     command
@@ -231,6 +231,13 @@ pub fn fetch(flag: &str, address: &str, port: &str) -> Option<[String; 3]> {
 /// Whether datagrams come back.
 pub fn echo(flag: &str, address: &str, port: &str) -> bool {
     talk(flag, &["echo", address, port]).output().unwrap().status.success()
+}
+
+/// Sends so many bytes in datagrams, which are echoed; whether all of them came back as they were.
+pub fn datagrams(flag: &str, address: &str, port: &str, size: &str) -> bool {
+    let said = output(&mut talk(flag, &["datagrams", address, port, size]));
+    let (sent, back) = said.trim().split_once(' ').unwrap();
+    sent == back
 }
 
 impl Guest {

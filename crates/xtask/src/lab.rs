@@ -205,7 +205,8 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
 /// Runs the emulator to its end, or until the emulated host says that one of its processors is stuck, or says nothing
 /// for long: the emulator has lost an interrupt then, and nothing goes on.
 fn watch(emulator: &mut Command, alive: &Path, silence: Duration) -> Result<()> {
-    let _of_an_earlier_run = fs::remove_file(console());
+    // What an earlier one said is kept: it may be why there is another.
+    let _first_of_all = fs::rename(console(), console().with_extension("before.log"));
     let mut running = emulator.spawn().context("the emulator could not be started")?;
     let started = Instant::now();
     let silent = || {
