@@ -27,6 +27,10 @@ const AT_ONCE: &str = "30";
 const SILENCE: &str = "5";
 const PATIENCE: &str = "60";
 
+/// What ethtool calls the offloads of a card.
+const OFFLOADS: &str =
+    "tx-checksum-ip-generic|tx-scatter-gather|tx-tcp-segmentation|tx-tcp6-segmentation|rx-gro-hw";
+
 fn curl<'a>(command: &[&'a str]) -> Vec<&'a str> {
     [&["curl", "--silent", "--show-error", "--fail", "--max-time"], command].concat()
 }
@@ -59,7 +63,8 @@ fn a_published_web_server_is_reached_from_everywhere() {
         fetched_big(&mut world.on_far(&curl(&["300", &format!("http://{place}:8080/big")])));
     }
     // Other containers, by name and by the host's address.
-    let script = format!("wget -q -O - http://web/big | sha256sum; wget -q -O - http://{HOST}:8080/small");
+    let script =
+        format!("get='curl --silent --fail'; $get http://web/big | sha256sum; $get http://{HOST}:8080/small");
     let said = world.script(&[], &script);
     assert!(said.starts_with(expected) && said.contains("hello"), "{said}");
     is_served_well(world, "web", &format!("http://{HOST}:8080/small"));
@@ -97,11 +102,12 @@ fn guests_reach_the_outside_under_the_hosts_address() {
     let content = world.serve_far();
     let [little, much] = [LITTLE_MIB, FAR_MIB].map(|mib| (mib, sha256(&content[..mib << 20])));
     // A card has all of its offloads on from its start.
-    for (change, state, four, six) in [("", "on", &much, &little), ("off", "off", &little, &much)] {
+    let off = "ethtool -K eth0 tx off sg off tso off rx-gro-hw off >/dev/null;";
+    for (change, state, four, six) in [("", "on", &much, &little), (off, "off", &little, &much)] {
         // From the neighbour through the guest and back to it: so much each way, at the same time.
         let script = format!(
             "through() {{ wget -q -O - \"http://$1/$3\" | nc $2 80; net echo $2 7 200; }}
-             net offloads eth0 {change} | grep -c ' {state}$'
+             {change} ethtool -k eth0 | grep -cE '^\\s*({OFFLOADS}): {state}\\b'
              through {FAR} {FAR} {}; through '[{FAR6}]' {FAR6} {}
              wget -q -O - http://{FAR}/{LITTLE_MIB} | sha256sum",
             four.0, six.0

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// No request of these tests takes longer.
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
+const ANSWER_WAIT: Duration = Duration::from_secs(120);
 
 /// A daemon with a kernel and an image.
 pub struct Daemon {
@@ -46,7 +46,15 @@ impl Daemon {
 
     /// Starts one, and its clients, with a program and its arguments before it.
     pub fn start_within(within: &[&str], flags: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_with(tempfile::tempdir().unwrap(), within, flags)
+    }
+
+    /// Starts one whose directories are in this place.
+    pub fn start_in(place: &Path, flags: &[&str]) -> Self {
+        Self::start_with(tempfile::tempdir_in(place).unwrap(), &[], flags)
+    }
+
+    fn start_with(dir: tempfile::TempDir, within: &[&str], flags: &[&str]) -> Self {
         let libexec = dir.path().join("libexec");
         fs::create_dir(&libexec).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_hull")).parent().unwrap();

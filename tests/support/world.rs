@@ -114,12 +114,10 @@ impl World {
     fn furnish(&self) {
         let deb = fixture("linux-image-cloud-amd64/package.deb");
         self.ok(&["kernel", "import", "--deb", deb.to_str().unwrap()]);
-        let tree = self.daemon.dir.path().join("tools");
-        let busybox = fixture("busybox.tar").display().to_string();
-        self.ok(&["import", &busybox, "busybox"]);
-        let (net, tree) = (fixture("net").display().to_string(), tree.display().to_string());
-        shell(&format!("mkdir -p {tree}; tar -C {tree} -xf {busybox}; cp {net} {tree}/bin/net"));
-        self.ok(&["import", &tree, "tools"]);
+        for name in ["busybox", "tools"] {
+            let image = fixture(&format!("{name}.tar")).display().to_string();
+            self.ok(&["import", &image, name]);
+        }
     }
 
     /// A program in the host's namespace, not started yet.

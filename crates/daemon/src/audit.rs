@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use hull_protocol::api::AuditEntry;
+use hull_protocol::units::Bytes;
 
 use crate::clock::{rfc3339, unix_ns};
 
@@ -144,7 +145,7 @@ impl Inner {
 
 impl Log {
     fn open(path: PathBuf, file_max: u64) -> io::Result<Self> {
-        let mut file = opened(&path)?;
+        let mut file = opened(&path, file_max)?;
         let size = file.metadata()?.len();
         let mut last = *b"\n";
         if size > 0 {
@@ -176,14 +177,17 @@ impl Log {
                 _ => {}
             }
         }
-        self.file = opened(&self.path)?;
+        self.file = opened(&self.path, self.file_max)?;
         (self.size, self.torn) = (0, false);
         Ok(())
     }
 }
 
-fn opened(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)
+/// Opens a file, and has the disk keep room for it: what is done while the disk is full is to be known as well.
+fn opened(path: &Path, file_max: u64) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    crate::space::set_aside(&file, Bytes(file_max));
+    Ok(file)
 }
 
 fn numbered(path: &Path, number: usize) -> PathBuf {

@@ -3,9 +3,11 @@
 //! Asked before a microVM is made or started; what runs goes on. Invariant: the last [`RESERVE`] bytes are left to the
 //! state and to what runs already.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use hull_protocol::units::Bytes;
+use rustix::fs::FallocateFlags;
 
 /// What is left alone: room for the state's own writes and for some minutes of what runs.
 const RESERVE: Bytes = Bytes::mib(64);
@@ -29,6 +31,14 @@ pub struct NoSpace {
 pub fn free(place: &Path) -> std::io::Result<Bytes> {
     let found = rustix::fs::statvfs(place)?;
     Ok(Bytes(found.f_bavail.saturating_mul(found.f_frsize)))
+}
+
+/// Has the file system set room aside for the first bytes of a file, which a full disk then does not keep from growing so
+/// far. What cannot be set aside is not: some file systems do not know how, and a full one has nothing.
+pub fn set_aside(file: &File, bytes: Bytes) {
+    if let Err(error) = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes.get()) {
+        tracing::debug!(%error, "no room can be set aside for the daemon's own writes");
+    }
 }
 
 /// Whether what is written to `place` stays in memory.

@@ -1,9 +1,10 @@
 //! What survives the daemon: one SQLite database, one row for each microVM, network, lease and volume.
 //!
-//! Owner: the fleet. Invariant: a change is on disk before anybody is told of it (write-ahead log, full
-//! synchronization).
+//! Owner: the fleet. Invariants: a change is on disk before anybody is told of it (write-ahead log, full
+//! synchronization); what is there can be changed and removed when the disk is full.
 
 mod networks;
+mod room;
 mod tenants;
 mod volumes;
 
@@ -12,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hull_protocol::api::Microvm;
+use room::Room;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 /// The version of the tables below; older ones are brought up to it, one step at a time.
@@ -99,8 +101,11 @@ pub enum StateError {
     VolumeInUse(String, String),
 }
 
-/// The database.
-pub struct State(Mutex<Connection>);
+/// The database. Its connection is closed before its room is: see there.
+pub struct State {
+    connection: Mutex<Connection>,
+    room: Room,
+}
 
 pub use networks::Wish;
 
@@ -111,6 +116,8 @@ impl State {
     /// When the file cannot be used or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let connection = Connection::open(path)?;
+        // Nobody else reads it, and then no index is shared: that one is made anew at every start, which takes room.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // A table that is made anew takes nothing along that names it.
@@ -124,11 +131,13 @@ impl State {
             connection.execute_batch(&both)?;
         }
         connection.pragma_update(None, "foreign_keys", true)?;
-        Ok(Self(Mutex::new(connection)))
+        let room = Room::of(path);
+        room.keep();
+        Ok(Self { connection: Mutex::new(connection), room })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every microVM.
@@ -166,7 +175,9 @@ impl State {
         volumes::remember_uses(&transaction, microvm)?;
         let record = serde_json::to_string(microvm)?;
         transaction.execute("UPDATE microvms SET record = ?2 WHERE id = ?1", params![microvm.id, record])?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.room.keep();
+        Ok(())
     }
 
     /// The id of what this tenant has made with this key, and whether the same was asked for.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::fixtures::make;
+use crate::fixtures::{self, make};
 use crate::shell::{check, need_packages, output, repository, target};
 
 const PACKAGES: [&str; 10] = [
@@ -32,6 +32,24 @@ pub fn busybox() -> Result<PathBuf> {
     need_packages(&["busybox-static"])?;
     let place = target().join("fixtures/busybox.tar");
     make(&place, "1", pack_busybox)?;
+    Ok(place)
+}
+
+/// Makes `tools.tar`, what tests of networks have guests run: busybox, `net`, curl and ethtool.
+pub fn tools() -> Result<PathBuf> {
+    need_packages(&["curl", "ethtool"])?;
+    let (busybox, net) = (busybox()?, fixtures::net()?);
+    let place = target().join("fixtures/tools.tar");
+    make(&place, &fs::read_to_string(repository().join("tests/guests/net.c"))?, |half| {
+        let script = "mkdir $0; tar -C $0 -xf $1; cp $2 $0/bin/
+                      for name in curl ethtool; do
+                          program=$(command -v $name); libraries=$(ldd $program | grep -o '/[^ ]*')
+                          cp -L --parents $program $libraries $0
+                      done
+                      tar -C $0 -cf $3 .; rm -r $0";
+        let tree = half.with_extension("tree");
+        check(Command::new("sh").args(["-euc", script]).args([&tree, &busybox, &net]).arg(half))
+    })?;
     Ok(place)
 }
 

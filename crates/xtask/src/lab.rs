@@ -81,10 +81,13 @@ impl Host {
     }
 
     /// What the emulator is told of the processor. Without `erms` and `fsrm` kernels copy word by word: a string
-    /// instruction would count as one, however long.
+    /// instruction would count as one, however long. Page tables of the host have four levels,
+    /// as those of its guests: hosts with five died under load.
     fn processor(self) -> &'static [&'static str] {
         match self {
-            Self::Any | Self::Emulated => &["-accel", "tcg,thread=multi", "-cpu", "max,+svm", "-smp", "2"],
+            Self::Any | Self::Emulated => {
+                &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,-la57", "-smp", "2"]
+            }
             Self::Counted => &[
                 "-accel",
                 "tcg,thread=single",

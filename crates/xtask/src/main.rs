@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Some("lab") => return lab::command(rest),
         Some("fixtures") => fixtures::guest()
             .and_then(|_| fixtures::bare())
-            .and_then(|_| fixtures::net())
+            .and_then(|_| images::tools())
             .and_then(|_| images::images())
             .map(drop),
         Some("manual") => programs::manual(),
