@@ -68,7 +68,7 @@ fn volumes_are_made_listed_grown_and_removed() {
     let grow =
         |status, size: u64| tell(daemon, status, "PATCH /v1/volumes/walk-1", Some(json!({"size": size})));
     assert_eq!(grow(200, 2 * SIZE)["size"], 2 * SIZE);
-    assert!(detail(&grow(400, SIZE)).contains("can be made larger"));
+    assert!(detail(&grow(409, SIZE)).contains("can be made larger"));
     assert_eq!(tell(daemon, 200, "GET /v1/volumes/walk-1", None)["size"], 2 * SIZE);
     for body in [json!({"size": 1}), json!({"name": "a/b"}), json!({"sice": SIZE})] {
         tell(daemon, 400, "POST /v1/volumes", Some(body));
