@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{Hull, Said, furnished};
+use support::{Hull, Said, furnished, lost};
 
 /// How long something that has been set off may take, on an emulated host.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,6 +36,10 @@ fn container() -> &'static Hull {
             script,
         ]);
     });
+    // The emulated host may have lost it since.
+    if hull.ok(&["inspect", "web"]).contains(r#""state": "failed""#) && lost::forgive("the shared container") {
+        hull.ok(&["start", "web"]);
+    }
     hull
 }
 

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 #[path = "lost.rs"]
-mod lost;
+pub mod lost;
 #[path = "namespace.rs"]
 mod namespace;
 
