@@ -37,7 +37,8 @@ fn container() -> &'static Hull {
         ]);
     });
     // The emulated host may have lost it since.
-    if hull.ok(&["inspect", "web"]).contains(r#""state": "failed""#) && lost::forgive("the shared container") {
+    if hull.ok(&["inspect", "web"]).contains(r#""state": "failed""#) && lost::forgive("the shared container")
+    {
         hull.ok(&["start", "web"]);
     }
     hull
