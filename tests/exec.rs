@@ -146,10 +146,10 @@ fn a_terminal_is_as_a_local_one() {
     assert_eq!(left.status, 0, "{left:?}");
     let alive = "kill -0 $(cat /tmp/pid) && test -e /tmp/typed && echo alive";
     assert_eq!(exec(&["web", "sh", "-c", alive]).stdout, "alive\n", "{left:?}");
+    exec(&["web", "rm", "/tmp/pid"]);
     let mut closed =
         hull.wrapped("script", &["-qec", &format!("{hull_program} exec -it web {shell}"), "/dev/null"]);
     let mut closed = closed.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    exec(&["web", "rm", "/tmp/pid"]);
     until("the shell", || exec(&["web", "cat", "/tmp/pid"]).status == 0);
     closed.kill().unwrap();
     closed.wait().unwrap();
