@@ -82,5 +82,5 @@ fn a_generated_client_runs_a_microvm() {
     let mut client = Command::new(python("python"));
     client.arg(beside("tests/api/client.py")).arg(daemon.socket()).env("PYTHONPATH", daemon.dir.path());
     ok(&mut client, &daemon);
-    assert!(daemon.stand_ins().is_empty(), "the client has left a microVM");
+    assert!(daemon.vmms().is_empty(), "the client has left a microVM");
 }

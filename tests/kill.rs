@@ -1,5 +1,5 @@
 //! Random operations on twenty microVMs while the daemon is killed at random moments, and their VMMs with it: after
-//! each round nothing is lost and nothing is left behind. A stand-in takes the VMM's place.
+//! each round nothing is lost and nothing is left behind. A stand-in takes the VMM's place, but with `HULL_REAL`.
 //!
 //! `HULL_KILL_ROUNDS` is how many rounds, `HULL_KILL_SEED` replays those of a run that failed: the seed is printed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
@@ -14,14 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, spec};
+use support::{Daemon, patience, real, spec};
 
 const MICROVMS: usize = 20;
 const ROUNDS: u64 = 40;
 /// The threads that send operations; each has some microVMs of its own, so that it knows what became of them.
 const CLIENTS: usize = 5;
-/// The longest a daemon lives in a round, in milliseconds.
+/// The longest a daemon lives in a round, in milliseconds; with real guests, too, some come as far as to run.
 const LIFE: u64 = 250;
+const REAL_LIFE: u64 = 40_000;
+/// What ends a stand-in's guest as it would end if its agent died.
+const AGENT_DIES: &str = "panic";
 
 /// Numbers that a seed decides.
 #[derive(Clone)]
@@ -51,7 +54,7 @@ struct Known {
 
 /// One operation; what is known afterwards.
 fn operate(daemon: &Daemon, name: &str, mut known: Known, random: &mut Random) -> Known {
-    let choice = random.below(16);
+    let choice = random.below(17);
     let number = random.below(1000).to_string();
     let Some(id) = known.id.clone().filter(|_| !known.unsure) else { return make(daemon, name, random) };
     let path = |below: &str| format!("/v1/microvms/{id}{below}");
@@ -64,7 +67,11 @@ fn operate(daemon: &Daemon, name: &str, mut known: Known, random: &mut Random) -
         10..12 => (("POST", path("/restart?grace=0")), None),
         12..14 => (("PATCH", path("")), Some(json!({"labels": {"number": number}}))),
         14 => (("DELETE", path("?force=false")), None),
-        _ => (("DELETE", path("?force=true")), None),
+        15 => (("DELETE", path("?force=true")), None),
+        _ => {
+            kill_agent(daemon, &path("/exec"));
+            return known;
+        }
     };
     let before = known.clone();
     known.stopped &= !matches!(choice, 0..5 | 10..12);
@@ -81,6 +88,14 @@ fn operate(daemon: &Daemon, name: &str, mut known: Known, random: &mut Random) -
         Ok((status, answer)) => assert!(status < 300, "{line:?}: {status} {answer}\n{}", daemon.log()),
     }
     known
+}
+
+/// Has the guest's agent die, where it runs.
+fn kill_agent(daemon: &Daemon, path: &str) {
+    let made = daemon.try_ask("POST", path, Some(&json!({"command": [AGENT_DIES]})));
+    let Ok((201, made)) = made else { return };
+    let start = format!("/v1/exec/{}/start?detach=true", made["id"].as_str().unwrap());
+    let _it_dies_while_it_answers = daemon.try_ask("POST", &start, None);
 }
 
 fn make(daemon: &Daemon, name: &str, random: &mut Random) -> Known {
@@ -115,7 +130,7 @@ fn name(number: usize) -> String {
 /// One round: operations until the daemon is killed, and some of the VMMs.
 fn round(daemon: &mut Daemon, all: &mut [Known], seed: u64) {
     let mut random = Random(seed | 1);
-    let life = Duration::from_millis(random.below(LIFE));
+    let life = Duration::from_millis(random.below(if real() { REAL_LIFE } else { LIFE }));
     let began = Instant::now();
     thread::scope(|scope| {
         let shared = &*daemon;
@@ -135,7 +150,7 @@ fn round(daemon: &mut Daemon, all: &mut [Known], seed: u64) {
     });
     daemon.kill();
     if random.below(3) == 0 {
-        for pid in daemon.stand_ins().into_iter().filter(|_| random.below(4) == 0) {
+        for pid in daemon.vmms().into_iter().filter(|_| random.below(4) == 0) {
             let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
             let _ended_meanwhile = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
@@ -154,7 +169,11 @@ fn settled(daemon: &Daemon) -> Vec<Value> {
         if !list.iter().any(moving) {
             return list;
         }
-        assert!(since.elapsed() < Duration::from_secs(90), "it does not settle: {list:?}\n{}", daemon.log());
+        assert!(
+            since.elapsed() < patience(Duration::from_secs(90)),
+            "it does not settle: {list:?}\n{}",
+            daemon.log()
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -207,7 +226,7 @@ fn orphans(daemon: &Daemon, records: &[Value]) -> Vec<String> {
         .collect();
     let mut wrong = Vec::new();
     let pids: BTreeSet<u64> = alive.iter().filter_map(|record| record["vmm_pid"].as_u64()).collect();
-    let running = daemon.stand_ins();
+    let running = daemon.vmms();
     // A policy may have started or ended one since the list was made.
     let lost = pids.difference(&running).count();
     let more = running.difference(&pids).count();
@@ -276,7 +295,7 @@ fn nothing_is_lost_and_nothing_is_left_behind() {
         // What runs may end at any moment, also between two looks: what is wrong must stay so.
         let since = Instant::now();
         let mut found = wrong(&daemon, &all);
-        while !found.is_empty() && since.elapsed() < Duration::from_secs(5) {
+        while !found.is_empty() && since.elapsed() < patience(Duration::from_secs(5)) {
             thread::sleep(Duration::from_millis(50));
             found = wrong(&daemon, &all);
         }
@@ -289,7 +308,7 @@ fn nothing_is_lost_and_nothing_is_left_behind() {
         let (status, answer) = daemon.ask("DELETE", &path, None);
         assert_eq!(status, 204, "{answer}");
     }
-    assert_eq!(daemon.stand_ins(), BTreeSet::new());
+    assert_eq!(daemon.vmms(), BTreeSet::new());
     assert_eq!(names(&daemon.data().join("microvms"), 32), BTreeSet::new());
 }
 

@@ -1,6 +1,8 @@
 //! The life of microVMs, from the API down to a stand-in for the VMM: no guest is needed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "life/ends.rs"]
+mod ends;
 #[path = "life/full.rs"]
 mod full;
 #[path = "support/daemon.rs"]
@@ -377,7 +379,7 @@ fn the_next_daemon_finds_everything_as_it_was() {
     let mut follower = daemon.hull(&["events"]).stdout(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(200));
     daemon.stop();
-    assert!(daemon.stand_ins().contains(&pids[0].as_u64().unwrap()));
+    assert!(daemon.vmms().contains(&pids[0].as_u64().unwrap()));
     let _it_may_have_noticed = follower.kill();
     follower.wait().unwrap();
 }

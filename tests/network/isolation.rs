@@ -1,6 +1,6 @@
 //! What guests may not: other networks, the host, forged frames, and what a policy refuses.
 
-use super::world::{Guest, HOST, NEIGHBOUR, World, echo, fetch, serve, talk};
+use super::world::{Guest, HOST, NEIGHBOUR, World, echo, fetch, ping, serve, talk};
 
 fn refused(world: &World, name: &str, what: &str) -> u64 {
     world.inspect(&["inspect", name])["cards"][0][what]["packets"].as_u64().unwrap()
@@ -17,8 +17,10 @@ fn nothing_passes_between_networks_or_to_the_host() {
     let inner = world.guest("inner", &["--network", "inner"]);
     let _servers = [&one, &other].map(|guest| serve(&guest.flag(), "::", "80", "1"));
     assert!(fetch(&two.flag(), &one.ip, "80").is_some() && fetch(&two.flag(), &one.ip6, "80").is_some());
+    assert!(ping(&two.flag(), &one.ip) && ping(&two.flag(), &one.ip6));
     for address in [&other.ip, &other.ip6] {
         assert_eq!(fetch(&one.flag(), address, "80"), None, "from network to network");
+        assert!(!ping(&one.flag(), address), "an echo from network to network");
         assert_eq!(fetch(&inner.flag(), address, "80"), None, "out of an inner network");
     }
     let _host = serve(&world.hull.namespace.flag(), "::", "22", "1");

@@ -1,7 +1,7 @@
 //! A stand-in for `hull-vmm`: it takes a plan, speaks the control protocol and the agent's, and runs no guest.
 //!
 //! What its process does is in the container's command: `stay`, `sleep MS`, `exit STATUS`, `say LINES`, `tick MS`,
-//! `crash`; `stubborn` hears no signal but SIGKILL, `wedged` not that one either but the power button, `dead` nothing.
+//! `crash`, `bug`, `flood SECONDS`; `stubborn` hears no signal but SIGKILL, `wedged` not that one either but the power button, `dead` nothing.
 #![allow(unsafe_code, reason = "a descriptor known only by its number becomes an owned one")]
 #![allow(clippy::unwrap_used, reason = "it stands in a test, which sees it end")]
 
@@ -13,7 +13,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hull_protocol::agent::{
     self, AgentError, AgentErrorKind, Command, Event, Message, ProcessExit, ProcessSpec, ProcessState, Ready,
@@ -29,6 +29,9 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 /// How long a process waits for its streams to be connected.
 const STREAMS_WAIT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(2);
+/// What a process that floods prints, again and again: a line and its end.
+const FLOOD: &str =
+    concat!("a log that nobody needs, as fast as it is taken; ", "a log that nobody needs", "\n");
 /// The container's own process; others end as soon as they have started.
 const MAIN: &str = "main";
 
@@ -189,6 +192,11 @@ fn act(machine: &Machine, command: Command) -> Result<(), AgentError> {
             kind: AgentErrorKind::NotFound,
             message: format!("{:?} is not there", spec.args),
         }),
+        // The guest's first process has died.
+        Command::Start(spec) if spec.args.first().is_some_and(|word| word == "panic") => {
+            machine.end(ExitReason::GuestPanic);
+            Ok(())
+        }
         Command::Start(spec) if spec.id != MAIN => {
             let machine = machine.clone();
             thread::spawn(move || {
@@ -256,6 +264,17 @@ fn behave(machine: &Machine, args: &[String]) -> i32 {
     match word {
         "exit" => return i32::try_from(number).unwrap_or(1),
         "crash" => machine.end(ExitReason::GuestPanic),
+        "bug" => {
+            eprintln!("hull-vmm met a bug and ends: it stands in for one");
+            machine.end(ExitReason::Bug);
+        }
+        "flood" => {
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_secs(number) {
+                say(machine, FLOOD);
+            }
+            return 0;
+        }
         "say" => {
             (0..number).for_each(|line| say(machine, &format!("line {line}\n")));
             return 0;

@@ -1,4 +1,7 @@
 //! A daemon of the test's own that starts stand-ins instead of VMMs, and its API without the client.
+//!
+//! With `HULL_REAL` in the environment it starts real VMMs with Linux guests, whose processes do what the stand-in's would:
+//! so it is shown that the stand-in is honest.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 #![allow(dead_code, reason = "each test program uses its part")]
 
@@ -12,8 +15,26 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// No request of these tests takes longer.
+/// No request of these tests takes longer, of stand-ins.
 const ANSWER_WAIT: Duration = Duration::from_secs(120);
+/// What the container of a real microVM runs, with the stand-in's word and number.
+const BEHAVIOUR: &str = "case $0 in
+    exit) exit $1 ;;
+    sleep) exec usleep ${1}000 ;;
+    stubborn) trap '' INT TERM ;;
+    *) trap 'exit 143' INT TERM ;;
+    esac
+    while :; do sleep 3600 & wait; done";
+
+/// Whether microVMs are real ones.
+pub fn real() -> bool {
+    std::env::var_os("HULL_REAL").is_some()
+}
+
+/// How long something may take that takes so long of stand-ins: real guests boot.
+pub fn patience(of_stand_ins: Duration) -> Duration {
+    if real() { of_stand_ins * 10 } else { of_stand_ins }
+}
 
 /// A daemon with a kernel and an image.
 pub struct Daemon {
@@ -58,7 +79,8 @@ impl Daemon {
         let libexec = dir.path().join("libexec");
         fs::create_dir(&libexec).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_hull")).parent().unwrap();
-        fs::copy(built.join("examples/stand-in"), libexec.join("hull-vmm")).unwrap();
+        let vmm = if real() { "hull-vmm" } else { "examples/stand-in" };
+        fs::copy(built.join(vmm), libexec.join("hull-vmm")).unwrap();
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let mut daemon = Self { dir, flags: owned(flags), within: owned(within), child: None };
         daemon.spawn();
@@ -74,7 +96,7 @@ impl Daemon {
         self.child = Some(command.spawn().unwrap());
         let since = Instant::now();
         while self.try_ask("GET", "/v1/system", None).is_err() {
-            assert!(since.elapsed() < ANSWER_WAIT, "the daemon does not answer: {}", self.log());
+            assert!(since.elapsed() < patience(ANSWER_WAIT), "the daemon does not answer: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -127,6 +149,11 @@ impl Daemon {
         let fixtures = std::env::var_os("HULL_FIXTURES").expect("system tests are run by `cargo xtask test`");
         let deb = Path::new(&fixtures).join("linux-image-cloud-amd64/package.deb");
         self.ok(&["kernel", "import", "--deb", deb.to_str().unwrap()]);
+        if real() {
+            let image = Path::new(&fixtures).join("busybox.tar");
+            self.ok(&["import", image.to_str().unwrap(), "tree"]);
+            return;
+        }
         let tree = self.dir.path().join("tree");
         fs::create_dir(&tree).unwrap();
         fs::write(tree.join("file"), "content").unwrap();
@@ -164,7 +191,7 @@ impl Daemon {
     /// Says just this; what is answered first.
     pub fn say(&self, words: &str) -> io::Result<Answer> {
         let mut stream = UnixStream::connect(self.socket())?;
-        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        stream.set_read_timeout(Some(patience(ANSWER_WAIT)))?;
         // It may be refused before it is read.
         let _refused = stream.write_all(words.as_bytes());
         let mut bytes = Vec::new();
@@ -222,24 +249,27 @@ impl Daemon {
             if is(&record) {
                 return record;
             }
-            assert!(since.elapsed() < ANSWER_WAIT, "it stays so: {record}\n{}", self.log());
+            assert!(since.elapsed() < patience(ANSWER_WAIT), "it stays so: {record}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// The process ids of this daemon's stand-ins.
-    pub fn stand_ins(&self) -> BTreeSet<u64> {
-        let program = self.dir.path().join("libexec/hull-vmm");
+    /// The process ids of this daemon's VMMs.
+    pub fn vmms(&self) -> BTreeSet<u64> {
+        // One in its jail has another root: the path is told from the file system's.
+        let program = Path::new(self.dir.path().file_name().unwrap()).join("libexec/hull-vmm");
         let processes = fs::read_dir("/proc").unwrap().flatten();
         processes
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with(&program)))
             .collect()
     }
 }
 
 /// What to post for a microVM whose process does this.
 pub fn spec(name: &str, command: &[&str], more: Value) -> Value {
+    let acted = [&["sh", "-c", BEHAVIOUR][..], command].concat();
+    let command = if real() { &acted } else { command };
     let container = json!({"image": "tree", "command": command, "disk_size": 16 << 20});
     let mut spec = json!({
         "name": name,
@@ -257,7 +287,7 @@ pub fn spec(name: &str, command: &[&str], more: Value) -> Value {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
-        for pid in self.stand_ins() {
+        for pid in self.vmms() {
             let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

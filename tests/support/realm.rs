@@ -233,6 +233,13 @@ pub fn echo(flag: &str, address: &str, port: &str) -> bool {
     talk(flag, &["echo", address, port]).output().unwrap().status.success()
 }
 
+/// Whether an address answers `ping`.
+pub fn ping(flag: &str, address: &str) -> bool {
+    let mut command = Command::new("nsenter");
+    command.args([flag, "--", "busybox", "ping", "-c", "2", "-W", "2", address]).stdin(Stdio::null());
+    Said::from(command.output().unwrap()).stdout.contains("bytes from")
+}
+
 /// Sends so many bytes in datagrams, which are echoed; whether all of them came back as they were.
 pub fn datagrams(flag: &str, address: &str, port: &str, size: &str) -> bool {
     let said = output(&mut talk(flag, &["datagrams", address, port, size]));

@@ -28,11 +28,13 @@ pub enum ExitReason {
     Forbidden,
     /// The host failed the VMM: no memory, no descriptor, an I/O error outside any device request.
     HostError,
+    /// The VMM met a bug of its own and ended itself, and its guest with it.
+    Bug,
 }
 
 impl ExitReason {
     /// Every reason there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PowerOff,
         Self::Reset,
         Self::GuestPanic,
@@ -41,6 +43,7 @@ impl ExitReason {
         Self::Unrecoverable,
         Self::Forbidden,
         Self::HostError,
+        Self::Bug,
     ];
 
     /// The reason behind the signal that ended `hull-vmm`, if it tells one. By number: this crate knows no system.
@@ -51,7 +54,7 @@ impl ExitReason {
 
     /// The exit status of `hull-vmm` for this reason; for [`Self::Forbidden`], which comes as a signal, that of the
     /// program that started it. Status 1 is left to errors before the first
-    /// instruction of the guest, 2 to unusable arguments, 101 to bugs.
+    /// instruction of the guest, 2 to unusable arguments.
     pub const fn status(self) -> i32 {
         match self {
             Self::PowerOff => 0,
@@ -62,6 +65,7 @@ impl ExitReason {
             Self::Unrecoverable => 68,
             Self::HostError => 69,
             Self::Forbidden => 70,
+            Self::Bug => 101,
         }
     }
 
@@ -84,6 +88,7 @@ impl fmt::Display for ExitReason {
                 "the VMM made a system call that its jail forbids and was killed: a bug, or a guest that took it over"
             }
             Self::HostError => "the host failed the VMM",
+            Self::Bug => "the VMM met a bug of its own and ended: please report what it said",
         })
     }
 }
@@ -97,7 +102,7 @@ mod tests {
         for reason in ExitReason::ALL {
             assert_eq!(ExitReason::from_status(reason.status()), Some(reason));
         }
-        for other in [1, 2, 101, 128] {
+        for other in [1, 2, 100, 128] {
             assert_eq!(ExitReason::from_status(other), None);
         }
     }

@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         // A bug ends this VM and nothing else; no thread goes on without the others.
         log::error!("hull-vmm met a bug and ends: {panic}");
-        std::process::exit(101);
+        std::process::exit(ExitReason::Bug.status());
     }));
     if std::env::args_os().nth(1).is_some_and(|argument| argument == PROBE) {
         return probe();

@@ -120,8 +120,12 @@ enum RunError {
     Killed,
 }
 
+/// What is said of a VMM that ended and gave no reason.
+const NO_REASON: &str =
+    "its VMM gave no reason: it was killed by the host, whose kernel's log may say why, or could not begin";
+
 fn describe(reason: Option<ExitReason>) -> String {
-    reason.map_or_else(|| "its VMM ended without a reason".to_owned(), |reason| reason.to_string())
+    reason.map_or_else(|| NO_REASON.to_owned(), |reason| reason.to_string())
 }
 
 /// An error with its causes, on one line.
