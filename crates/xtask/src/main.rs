@@ -20,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask VERB
 
   demo                    set up, build, and boot a microVM
   test                    set up, and run every test
+  soak [NAME...]          run tests at their full length: kill, flood, real-kill, real-many, network
   check                   formatting, lints, dependency law, sizes
   fuzz [--minutes N] [--part K/N] [TARGET...]
                           fuzz each target for so long (10 minutes), all of them or a part
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match args.first().map(String::as_str) {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
+        Some("soak") => test::soak::run(rest),
         Some("check") => check::run(),
         Some("bench") => bench::run(rest),
         Some("openapi") => openapi::renew(),

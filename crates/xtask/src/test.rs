@@ -2,6 +2,7 @@
 //! without an operating system, on whatever KVM is here; the other system tests in `tests/` boot Linux, so they run,
 //! all in one boot, where KVM can do that.
 
+pub mod soak;
 mod tally;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ const LAB_TRIES: usize = 3;
 
 /// A test program.
 struct Program {
+    name: String,
     path: PathBuf,
     /// The directory of its crate.
     crate_dir: PathBuf,
@@ -227,7 +229,8 @@ fn test_program(line: &str) -> Option<Program> {
         true if BARE.contains(&name) => Level::Bare,
         true => Level::Linux,
     };
-    Some(Program { path: message.get("executable")?.as_str()?.into(), crate_dir, level })
+    let name = name.to_owned();
+    Some(Program { name, path: message.get("executable")?.as_str()?.into(), crate_dir, level })
 }
 
 #[cfg(test)]
