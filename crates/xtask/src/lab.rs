@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use crate::emulator::emulator;
-use crate::fixtures::{lab_kernel, make, pack_initramfs, put_modules};
+use crate::fixtures::{Kernel, lab_kernel, make, pack_initramfs, put_modules};
 use crate::shell::{check, need_packages, repository, target};
 
 /// What the lab's kernel loads before it can mount the host's root; the rules of networks need the last ones, which take
@@ -48,6 +48,8 @@ const LOST: &str = "the emulated host stands still, or is gone";
 pub const LOST_STATUS: u8 = 75;
 /// No command in the lab runs longer.
 const TIME_LIMIT: &str = "3600";
+/// The emulated host's memory.
+const MEMORY_MIB: usize = 8192;
 
 /// What the lab is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +82,14 @@ impl Host {
         }
     }
 
-    /// What the emulator is told of the processor. Without `erms` and `fsrm` kernels copy word by word: a string
-    /// instruction would count as one, however long. Page tables of the host have four levels,
-    /// as those of its guests: hosts with five died under load.
+    /// What the emulator is told of the processor. There is one, and one thread for it: guests met faults that no processor
+    /// raises, and hosts died, where two ran at once, under load every other minute. Without `erms` and `fsrm` kernels copy word by word: a string
+    /// instruction would count as one, however long. Page tables of the host have four levels, as those of its
+    /// guests: hosts with five died under load.
     fn processor(self) -> &'static [&'static str] {
         match self {
             Self::Any | Self::Emulated => {
-                &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,-la57", "-smp", "2"]
+                &["-accel", "tcg,thread=single", "-cpu", "max,+svm,-la57", "-smp", "1"]
             }
             Self::Counted => &[
                 "-accel",
@@ -135,6 +138,15 @@ pub fn host_can_boot() -> bool {
     hardware && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
+/// How many labs there can be at once: each keeps one processor busy, and may take its memory.
+pub fn places() -> usize {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: Option<usize> = total.and_then(|total| total.trim().trim_end_matches(" kB").parse().ok());
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    processors.min(kib.unwrap_or(0) / (MEMORY_MIB << 10)).clamp(1, 4)
+}
+
 /// Runs a command and returns its exit status.
 pub fn run(command: &[&str], host: Host) -> Result<i32> {
     if host == Host::Any && host_can_boot() {
@@ -143,24 +155,34 @@ pub fn run(command: &[&str], host: Host) -> Result<i32> {
             Command::new(program).args(args).env("PATH", path()).current_dir(repository()).status()?;
         return Ok(status.code().unwrap_or(125));
     }
+    let (kernel, initramfs) = prepare()?;
+    let share = Share::new()?;
+    fs::write(share.0.join("command"), script(command))?;
+    fs::write(share.0.join("modules"), kernel.modules().display().to_string())?;
+    let ended = emulate_host(host, &kernel.image(), &initramfs, &share);
+    // Without a status the emulated host came to an end of its own: its kernel died.
+    let status = fs::read_to_string(share.0.join("status"));
+    if ended.is_err() || status.is_err() {
+        let kept = target().join("fixtures/lab-console.log");
+        fs::copy(share.console(), &kept)?;
+        eprintln!("xtask: the lab ended early; its console is in {}", kept.display());
+        return ended.and_then(|()| bail!("{LOST}"));
+    }
+    Ok(status?.trim().parse()?)
+}
+
+/// What every lab boots, made once: not by two at the same time.
+pub fn prepare() -> Result<(Kernel, PathBuf)> {
     need_packages(&["busybox-static", "cpio"])?;
     let kernel = lab_kernel()?;
     let initramfs = target().join("fixtures/lab-initramfs");
     let source = fs::read_to_string(repository().join("resources/lab/init"))? + &MODULES.join(" ");
     make(&initramfs, &source, build_initramfs)?;
-    let share = Share::new()?;
-    fs::write(share.0.join("command"), script(command))?;
-    fs::write(share.0.join("modules"), kernel.modules().display().to_string())?;
-    emulate_host(host, &kernel.image(), &initramfs, &share.0)?;
-    // Without a status the emulated host came to an end of its own: its kernel died.
-    let Ok(status) = fs::read_to_string(share.0.join("status")) else {
-        eprintln!("xtask: the lab ended early; its console is in {}", console().display());
-        bail!("{LOST}");
-    };
-    Ok(status.trim().parse()?)
+    Host::Any.emulator()?;
+    Ok((kernel, initramfs))
 }
 
-fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Result<()> {
+fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Share) -> Result<()> {
     let virtfs = |path: &Path, tag: &str, mode: &str| {
         format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{mode}", path.display())
     };
@@ -176,7 +198,7 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
                 "-M",
                 "q35",
                 "-m",
-                "8192",
+                &MEMORY_MIB.to_string(),
                 "-display",
                 "none",
                 "-no-reboot",
@@ -188,9 +210,9 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
             .arg("-initrd")
             .arg(initramfs)
             .args(["-append", append])
-            .args(["-serial", &format!("file:{}", console().display())])
+            .args(["-serial", &format!("file:{}", share.console().display())])
             .args(["-virtfs", &virtfs(Path::new("/"), "host", ",readonly=on")])
-            .args(["-virtfs", &virtfs(share, "lab", "")])
+            .args(["-virtfs", &virtfs(&share.0, "lab", "")])
             .args(["-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/stdout,append=on"])
             .args(["-chardev", "file,id=err,path=/dev/stderr,append=on"])
             .args([
@@ -200,27 +222,25 @@ fn emulate_host(host: Host, kernel: &Path, initramfs: &Path, share: &Path) -> Re
                 "virtserialport,chardev=err,nr=2",
             ])
             .stdin(Stdio::null()),
-        &share.join("alive"),
+        share,
         host.silence(),
     )
 }
 
 /// Runs the emulator to its end, or until the emulated host says that one of its processors is stuck, or says nothing
 /// for long: the emulator has lost an interrupt then, and nothing goes on.
-fn watch(emulator: &mut Command, alive: &Path, silence: Duration) -> Result<()> {
-    // What an earlier one said is kept: it may be why there is another.
-    let _first_of_all = fs::rename(console(), console().with_extension("before.log"));
+fn watch(emulator: &mut Command, share: &Share, silence: Duration) -> Result<()> {
     let mut running = emulator.spawn().context("the emulator could not be started")?;
     let started = Instant::now();
     let silent = || {
-        let last = fs::metadata(alive).and_then(|file| file.modified());
+        let last = fs::metadata(share.0.join("alive")).and_then(|file| file.modified());
         last.map_or(started.elapsed(), |at| SystemTime::now().duration_since(at).unwrap_or_default())
     };
     loop {
         if let Some(status) = running.try_wait()? {
             return if status.success() { Ok(()) } else { bail!("the emulator failed: {status}") };
         }
-        let said = fs::read(console()).unwrap_or_default();
+        let said = fs::read(share.console()).unwrap_or_default();
         if silent() > silence || said.windows(LOCKED_UP.len()).any(|text| text == LOCKED_UP) {
             // Ended as a whole: the emulator is a child of `timeout`, which passes the signal on.
             check(Command::new("kill").arg(running.id().to_string()))?;
@@ -240,16 +260,17 @@ impl Share {
         fs::create_dir_all(&place)?;
         Ok(Self(place))
     }
+
+    /// What the emulated host's kernel says.
+    fn console(&self) -> PathBuf {
+        self.0.join("console")
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         let _left_for_the_next_clean = fs::remove_dir_all(&self.0);
     }
-}
-
-fn console() -> PathBuf {
-    target().join("fixtures/lab-console.log")
 }
 
 fn path() -> String {

@@ -1,14 +1,16 @@
 //! `cargo xtask test`: every test there is. Unit, property and device tests run here, and so do those of the guest
-//! without an operating system, on whatever KVM is here; the other system tests in `tests/` boot Linux, so they run,
-//! all in one boot, where KVM can do that.
+//! without an operating system, on whatever KVM is here; the other system tests in `tests/` boot Linux, so they run
+//! where KVM can do that.
 
 pub mod soak;
 mod tally;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::shell::{cargo, need_packages, repository, target};
 use crate::{fixtures, images, lab, programs};
@@ -18,8 +20,11 @@ use tally::{Ran, Tally, run_counted};
 const BARE: [&str; 11] =
     ["api", "bare", "card", "control", "hostile", "jail", "kill", "life", "many", "network", "tenants"];
 
-/// How many labs the system tests may use up.
-const LAB_TRIES: usize = 3;
+/// The test programs that take longest in a lab.
+const LONGEST: [&str; 3] = ["network_guests", "run", "exec"];
+
+/// How many labs a program of system tests may use up.
+const LAB_TRIES: u32 = 3;
 
 /// A test program.
 struct Program {
@@ -55,13 +60,24 @@ impl Program {
         command
     }
 
-    /// Runs it on this host; whether its tests passed.
+    /// The same as a shell's command. What a test says is shown as it comes: it would be lost with the lab.
+    fn line(&self, tests: &[String]) -> String {
+        let exact = if tests.is_empty() { "" } else { " --exact " };
+        format!("{} --test-threads=1 --nocapture{exact}{}", self.path.display(), tests.join(" "))
+    }
+
+    fn run(&self, tests: &[String], tally: &mut Tally) -> Result<Ran> {
+        match self.level {
+            Level::Linux => where_linux_boots(&self.line(tests), &self.name, tally),
+            Level::Host | Level::Bare => run_counted(&mut self.command(tests), None, tally),
+        }
+    }
+
+    /// Runs it where it belongs; whether its tests passed.
     fn passes(&self, tally: &mut Tally) -> Result<bool> {
-        let ran = run_counted(&mut self.command(&[]), tally)?;
+        let ran = self.run(&[], tally)?;
         match ran.failed.as_slice() {
-            [failed] if !failed.is_empty() => {
-                tally.again(failed, |second| run_counted(&mut self.command(failed), second))
-            }
+            [failed] if !failed.is_empty() => tally.again(failed, |second| self.run(failed, second)),
             // Without a sum it has died.
             [_] => Ok(ran.status == Some(0)),
             _ => Ok(false),
@@ -93,7 +109,7 @@ pub fn run() -> Result<()> {
         passed &= program.passes(&mut tally)?;
     }
     passed &= bare_tests(at(Level::Bare), &mut tally)?;
-    passed &= linux_tests(&at(Level::Linux).collect::<Vec<_>>(), &mut tally)?;
+    passed &= linux_tests(at(Level::Linux).collect(), &mut tally)?;
     for test in &tally.unsteady {
         println!("UNSTEADY: {test} failed, and passed when it was run again by itself");
     }
@@ -165,53 +181,57 @@ fn bare_tests<'a>(programs: impl Iterator<Item = &'a Program>, tally: &mut Tally
     Ok(passed)
 }
 
-/// Runs the tests of Linux guests where Linux boots.
-fn linux_tests(programs: &[&Program], tally: &mut Tally) -> Result<bool> {
-    let whereabouts =
-        if lab::host_can_boot() { "this host" } else { "the lab: this host's KVM cannot boot Linux" };
+/// Runs the tests of Linux guests where Linux boots: in labs, each program in one of its own, as many at once as there are
+/// processors. An emulated host has one processor, because several that run at once break guests now and then.
+fn linux_tests(mut programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
+    let (places, whereabouts) = match lab::host_can_boot() {
+        true => (1, "this host".to_owned()),
+        false => (lab::places(), format!("{} labs: this host's KVM cannot boot Linux", lab::places())),
+    };
     println!("== system tests, on {whereabouts}");
-    let (mut failed, mut status) = (Vec::new(), None);
-    for attempt in 1..=LAB_TRIES {
-        let left: Vec<String> =
-            programs.iter().skip(failed.len()).map(|program| shown(program, &[])).collect();
-        let ran = in_lab(&left, tally)?;
-        failed.extend(ran.failed);
-        status = ran.status;
-        if status != Some(i32::from(lab::LOST_STATUS)) {
+    if places > 1 {
+        lab::prepare()?;
+    }
+    // What takes longest begins first.
+    programs
+        .sort_by_key(|program| LONGEST.iter().position(|name| *name == program.name).unwrap_or(usize::MAX));
+    let left = Mutex::new(programs.into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<(bool, Tally)> {
+        let (mut passed, mut tally) = (true, Tally::default());
+        while let Some(program) = next() {
+            passed &= program.passes(&mut tally)?;
+        }
+        Ok((passed, tally))
+    };
+    let done: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..places).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join()).collect()
+    });
+    let mut passed = true;
+    for done in done {
+        let (all, own) = done.map_err(|_| anyhow!("the system tests met a bug of their own"))??;
+        passed &= all;
+        tally.add(own);
+    }
+    Ok(passed)
+}
+
+/// Runs a command line where Linux boots; another lab takes the place of one that was lost.
+fn where_linux_boots(line: &str, name: &str, tally: &mut Tally) -> Result<Ran> {
+    for attempt in 1.. {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["lab", "--", "sh", "-c", line]).env("HULL_FIXTURES", target().join("fixtures"));
+        let ran = run_counted(&mut command, Some(name), tally)?;
+        if ran.status != Some(i32::from(lab::LOST_STATUS)) {
+            return Ok(ran);
+        }
+        if attempt == LAB_TRIES {
             break;
         }
-        let left = programs.len().saturating_sub(failed.len());
-        if attempt == LAB_TRIES {
-            bail!("the emulated host was lost {LAB_TRIES} times");
-        }
-        println!("LOST: {left} of the test programs go on in a new lab (attempt {})", attempt + 1);
+        println!("LOST: {name} begins anew in another lab (attempt {})", attempt + 1);
     }
-    let again: Vec<String> = (programs.iter().zip(&failed))
-        .filter(|(_, tests)| !tests.is_empty())
-        .map(|(program, tests)| shown(program, tests))
-        .collect();
-    // One that died says no sum.
-    let whole = failed.len() == programs.len();
-    if !whole || again.is_empty() {
-        return Ok(whole && status == Some(0));
-    }
-    tally.again(&failed.concat(), |second| in_lab(&again, second))
-}
-
-/// A test program as a shell's command, with these tests only where some are named. Its tests run one after the other:
-/// they share two emulated processors, and time limits are real time. What a test says is shown as it comes: it would be
-/// lost with the lab.
-fn shown(program: &Program, tests: &[String]) -> String {
-    let exact = if tests.is_empty() { "" } else { " --exact " };
-    format!("{} --test-threads=1 --nocapture{exact}{}", program.path.display(), tests.join(" "))
-}
-
-/// Runs test programs in one lab.
-fn in_lab(programs: &[String], tally: &mut Tally) -> Result<Ran> {
-    let script = format!("failed=0; {} || failed=1; exit $failed", programs.join(" || failed=1; "));
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["lab", "--", "sh", "-c", &script]).env("HULL_FIXTURES", target().join("fixtures"));
-    run_counted(&mut command, tally)
+    bail!("the emulated host of {name} was lost {LAB_TRIES} times")
 }
 
 /// A test program, from one line of cargo's messages.

@@ -28,6 +28,14 @@ pub struct Ran {
 }
 
 impl Tally {
+    /// Adds another's sums.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.unsteady.extend(other.unsteady);
+    }
+
     /// Runs tests that failed once more, by themselves: many of them keep limits of time, and a machine may be busy with
     /// others. Whether all of them passed; those that did are named at the end, because something is wrong with them.
     pub fn again(&mut self, tests: &[String], run: impl FnOnce(&mut Self) -> Result<Ran>) -> Result<bool> {
@@ -42,14 +50,17 @@ impl Tally {
     }
 }
 
-/// Runs a command, showing what it prints and adding up what its test programs say.
-pub fn run_counted(command: &mut Command, tally: &mut Tally) -> Result<Ran> {
+/// Runs a command, showing what it prints, after its name if others run beside it, and adding up what its test programs say.
+pub fn run_counted(command: &mut Command, name: Option<&str>, tally: &mut Tally) -> Result<Ran> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("the tests could not be started")?;
     let output = child.stdout.take().context("the tests have no output")?;
     let (mut failed, mut names) = (Vec::new(), Vec::new());
     for line in BufReader::new(output).lines() {
         let line = line?;
-        println!("{line}");
+        match name {
+            Some(name) => println!("{name:>14} | {line}"),
+            None => println!("{line}"),
+        }
         match read(&line) {
             Some(Said::Failures) => names.clear(),
             Some(Said::Failed(name)) => names.push(name.to_owned()),
@@ -121,11 +132,12 @@ mod tests {
                      test result: FAILED. 1 passed; 2 failed; 0 ignored\n\
                      test result: ok. 4 passed; 0 failed; 0 ignored\n";
         let mut tally = Tally::default();
-        let ran = run_counted(&mut said(first), &mut tally).unwrap();
+        let ran = run_counted(&mut said(first), None, &mut tally).unwrap();
         assert_eq!(ran.failed, [vec!["one".to_owned(), "a::two".to_owned()], vec![]]);
         assert_eq!((tally.passed, tally.failed), (5, 2));
         let second = "failures:\n    one\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
-        let all = tally.again(&ran.failed.concat(), |tally| run_counted(&mut said(second), tally)).unwrap();
+        let all =
+            tally.again(&ran.failed.concat(), |tally| run_counted(&mut said(second), None, tally)).unwrap();
         assert!(!all);
         assert_eq!((tally.passed, tally.failed, tally.unsteady), (6, 1, vec!["a::two".to_owned()]));
     }
@@ -133,6 +145,8 @@ mod tests {
     #[test]
     fn a_program_that_dies_has_not_passed() {
         let mut tally = Tally::default();
-        assert!(!tally.again(&["one".to_owned()], |tally| run_counted(&mut said("died\n"), tally)).unwrap());
+        assert!(
+            !tally.again(&["one".to_owned()], |tally| run_counted(&mut said("died\n"), None, tally)).unwrap()
+        );
     }
 }
