@@ -130,6 +130,22 @@ fn a_container_in_the_background_is_listed_logged_stopped_and_removed() {
 }
 
 #[test]
+fn a_container_is_held_to_its_limits() {
+    // Of eight megabytes one passes at once, and then one a second.
+    let script = "start=$(date +%s); dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>/dev/null; \
+                  echo $(($(date +%s) - start)); (for i in $(seq 20); do sleep 100 & done; echo all) 2>&1";
+    let flags = ["run", "--rm", "--disk-rate", "1mb", "--pids-limit", "10", "busybox", "sh", "-c", script];
+    let said = furnished().hull(&flags);
+    let (took, rest) = said.stdout.split_once('\n').unwrap();
+    assert!(took.parse::<u64>().unwrap() >= 6, "{said:?}");
+    assert!(rest.contains("can't fork") && !rest.contains("all"), "{said:?}");
+    for (flags, words) in [(["--disk-iops", "0"], "stand still"), (["--pids-limit", "0"], "1 to 4194304")] {
+        let said = furnished().hull(&[&["run", "--rm"], flags.as_slice(), &["busybox", "true"]].concat());
+        assert!(said.status != 0 && said.stderr.contains(words), "{said:?}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_the_containers_own_trouble() {
     let hull = furnished();
     let before = used(hull);

@@ -15,6 +15,7 @@ use clap::Args;
 use hull_daemon::launch::{self, Descriptors};
 use hull_daemon::plan;
 use hull_protocol::exit::ExitReason;
+use hull_protocol::life::DiskLimit;
 use hull_protocol::network::NETS_MAX;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, CpuModel, DISKS_MAX, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot,
@@ -164,6 +165,7 @@ impl Boot {
                     file: descriptors.add(file),
                     read_only: disk.read_only,
                     serial: format!("disk{index}"),
+                    limit: DiskLimit::default(),
                 })
             })
             .collect::<Result<_>>()?;

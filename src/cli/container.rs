@@ -1,5 +1,6 @@
 //! The flags of `run` and `create`, and the specification they make.
 
+mod limits;
 mod mounts;
 mod networking;
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, ValueEnum};
 use hull_protocol::api::{Microvm, Problem};
-use hull_protocol::life::{HostLimits, RestartPolicy};
+use hull_protocol::life::RestartPolicy;
 use hull_protocol::plan::CpuModel;
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
@@ -96,12 +97,8 @@ pub(super) struct Container {
     /// When to start it again: no, on-failure[:N], always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no", hide_default_value = true)]
     restart: RestartPolicy,
-    /// Weight when processors are scarce, 2 to 262144 [default: 1024]
-    #[arg(short = 'c', long, value_name = "N")]
-    cpu_shares: Option<u32>,
-    /// Microseconds of processor time in each 100 ms
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_quota: Option<u64>,
+    #[command(flatten)]
+    limits: limits::Limits,
     /// Label: KEY=value; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -188,10 +185,7 @@ impl Container {
             kernel: self.kernel.clone(),
             auto_remove: self.rm,
             restart: self.restart,
-            limits: HostLimits {
-                cpu_shares: self.cpu_shares.map(TryInto::try_into).transpose()?,
-                cpu_quota: self.cpu_quota.map(TryInto::try_into).transpose()?,
-            },
+            limits: self.limits.spec()?,
             labels: labels(&self.label)?,
             networking: self.networking.spec()?,
             container,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hull_daemon::launch::{self, Descriptors};
 use hull_protocol::control::{Command, Event, Message, NetStats, PACKET_MAX, Reply, Request, VmmStatus};
 use hull_protocol::exit::ExitReason;
+use hull_protocol::life::DiskLimit;
 use hull_protocol::network::NetPlan;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot, VsockPlan,
@@ -153,6 +154,7 @@ impl Vmm {
                 file: descriptors.add(open(&place("disk"))),
                 read_only: false,
                 serial: "disk0".into(),
+                limit: DiskLimit::default(),
             }],
             vsock: Some(VsockPlan {
                 cid: CID,

@@ -58,10 +58,19 @@ pub(crate) struct Place {
     pub(crate) hostname: String,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) cgroups: PathBuf,
+    /// The most processes that the container may have.
+    pub(crate) processes_max: Option<u32>,
     pub(crate) stage: PathBuf,
     pub(crate) streams: Arc<Streams>,
     /// How long the host may take to connect the streams it named.
     pub(crate) stream_wait: Duration,
+}
+
+/// Holds a container to so many processes: one that cannot be held does not start.
+fn limit(cgroup: Option<&Cgroup>, most: u32) -> Result<(), AgentError> {
+    let none = || io::Error::from(io::ErrorKind::Unsupported);
+    let done = cgroup.ok_or_else(none).and_then(|cgroup| cgroup.limit_processes(most));
+    done.map_err(|error| failed("limiting the number of processes", error))
 }
 
 /// A process that runs.
@@ -154,6 +163,9 @@ impl Process {
         let connections = plumbing::connect(place, spec)?;
         // Without control groups the guest's own memory is the only limit.
         let cgroup = Cgroup::create(&place.cgroups, "container").ok();
+        if let Some(most) = place.processes_max {
+            limit(cgroup.as_ref(), most)?;
+        }
         let stage = Stage {
             process: spec.clone(),
             root: place.root.clone(),

@@ -330,6 +330,7 @@ impl Server {
             hostname: setup.hostname.clone(),
             mounts: setup.mounts.clone(),
             cgroups: self.guest.cgroups.clone(),
+            processes_max: setup.processes_max,
             stage: self.guest.stage.clone(),
             streams: self.streams.clone(),
             stream_wait: self.guest.stream_wait,

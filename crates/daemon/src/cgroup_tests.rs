@@ -6,6 +6,7 @@ fn limits(shares: Option<u32>, quota: Option<u64>) -> Limits {
     let asked = HostLimits {
         cpu_shares: shares.map(|shares| shares.try_into().unwrap()),
         cpu_quota: quota.map(|quota| quota.try_into().unwrap()),
+        ..HostLimits::default()
     };
     Limits { memory: Bytes::mib(512), cpus: 2, files: Bytes(0), asked }
 }

@@ -9,7 +9,7 @@ mod mounts;
 use hull_image::ImageConfig;
 use hull_protocol::agent::{ProcessSpec, Rlimit};
 use hull_protocol::api::Microvm;
-use hull_protocol::life::{HostLimits, RestartPolicy};
+use hull_protocol::life::{DiskLimit, HostLimits, RestartPolicy};
 use hull_protocol::plan::{CPUS_MAX, CpuModel, MEMORY_MIN};
 use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::{Bytes, DISK_MAX, DISK_MIN, MIB};
@@ -143,6 +143,7 @@ pub fn resolve(
             spec.restart
         )));
     }
+    check_disk_limit(&spec.limits.disk.unwrap_or_default())?;
     let disk_size = disk_size(&spec.container);
     if disk_size < DISK_MIN || disk_size > DISK_MAX {
         return Err(PlanError::Disk(disk_size));
@@ -170,6 +171,15 @@ pub fn resolve(
         process: process(spec, image)?,
         health: health::health(spec.container.health.as_ref(), image.health.as_ref())?,
     })
+}
+
+fn check_disk_limit(limit: &DiskLimit) -> Result<(), PlanError> {
+    let mut rates = [limit.bytes, limit.requests].into_iter().flatten();
+    if rates.any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+        let why = "a disk with a limit of zero would stand still: give 1 or more, or leave the limit out";
+        return Err(PlanError::Invalid(why.into()));
+    }
+    Ok(())
 }
 
 /// Resolves one that has been made, on a host that may have changed since, whose image may have gone: it can be

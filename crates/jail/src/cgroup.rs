@@ -44,6 +44,14 @@ impl Cgroup {
         fs::write(self.0.join("cgroup.procs"), "0")
     }
 
+    /// Lets it have at most so many processes and threads.
+    ///
+    /// # Errors
+    /// When the kernel cannot, or has no such controller here.
+    pub fn limit_processes(&self, most: u32) -> io::Result<()> {
+        fs::write(self.0.join("pids.max"), most.to_string())
+    }
+
     /// How many of its processes the kernel has killed for lack of memory.
     pub fn oom_kills(&self) -> u64 {
         let events = fs::read_to_string(self.0.join("memory.events")).unwrap_or_default();

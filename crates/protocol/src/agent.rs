@@ -200,6 +200,9 @@ pub struct Setup {
     /// What the container sees besides its root, in this order: what lies inside another comes after it.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// The most processes and threads of the container; as many as the guest's kernel has when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes_max: Option<u32>,
 }
 
 /// A volume's disk.

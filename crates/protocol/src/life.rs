@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::api::State;
+use crate::network::Rate;
 use crate::units::Bytes;
 
 /// When a microVM whose process has ended is started again; written as Docker writes it.
@@ -94,6 +95,25 @@ pub struct CpuShares(u32);
 #[serde(into = "u64", try_from = "u64")]
 pub struct CpuQuota(u64);
 
+/// Processes and threads of a container: 1 to 4,194,304, the most that a kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 1, "maximum" = 4_194_304)))]
+#[serde(into = "u32", try_from = "u32")]
+pub struct ProcessesMax(u32);
+
+/// How much may be asked of a disk in a time, reading and writing together; what is missing limits nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DiskLimit {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Rate>,
+    /// Requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Rate>,
+}
+
 /// A limit that no host can enforce.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadLimit {
@@ -103,6 +123,23 @@ pub enum BadLimit {
     /// A quota out of range.
     #[error("a CPU quota of {0} is not possible: give 1000 to 100000000 microseconds in each 100 ms")]
     Quota(u64),
+    /// A number of processes out of range.
+    #[error("{0} processes are not possible: give 1 to 4194304")]
+    Processes(u32),
+}
+
+impl TryFrom<u32> for ProcessesMax {
+    type Error = BadLimit;
+
+    fn try_from(most: u32) -> Result<Self, BadLimit> {
+        if (1..=4_194_304).contains(&most) { Ok(Self(most)) } else { Err(BadLimit::Processes(most)) }
+    }
+}
+
+impl From<ProcessesMax> for u32 {
+    fn from(most: ProcessesMax) -> Self {
+        most.0
+    }
 }
 
 impl TryFrom<u32> for CpuShares {
@@ -144,6 +181,12 @@ pub struct HostLimits {
     /// The most processor time it gets; as much as it has processors when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_quota: Option<CpuQuota>,
+    /// How much its guest may ask of each of its disks; as much as the host can when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskLimit>,
+    /// The most processes and threads its container has, further commands' included; enforced by the guest's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<ProcessesMax>,
 }
 
 /// `PATCH /v1/microvms/{id}`: what is missing stays as it is.

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::life::DiskLimit;
 use crate::network::NetPlan;
 use crate::units::Bytes;
 
@@ -182,6 +183,9 @@ pub struct DiskPlan {
     pub read_only: bool,
     /// What the guest reads as the device's id: at most 20 bytes of ASCII.
     pub serial: String,
+    /// How much the guest may ask of it in a time.
+    #[serde(default)]
+    pub limit: DiskLimit,
 }
 
 /// The virtio vsock device.

@@ -10,13 +10,14 @@ mod request;
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::warn;
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
 
 use crate::block::engine::{Engine, FileEngine};
-use crate::block::request::{Disk, Limits};
+use crate::block::request::Disk;
+use crate::bucket::{Limiter, Limits};
 use crate::device::{Context, Device, DeviceId, DeviceInfo, Ready, TIMER_TOKEN};
 use crate::fault::Fault;
 use crate::log_limit::LogLimit;
@@ -43,7 +44,7 @@ const QUEUE_SIZES: &[u16] = &[256];
 /// Bytes in one segment, and segments in one request: with header and status they fill the queue.
 const SIZE_MAX: u32 = 128 * 1024;
 const SEG_MAX: u32 = 254;
-const LIMITS: Limits = Limits {
+const BOUNDS: request::Bounds = request::Bounds {
     data: SIZE_MAX * SEG_MAX,
     // 2 GiB a segment: making a hole is quick.
     discard_sectors: 4 << 20,
@@ -66,6 +67,8 @@ pub struct BlockOptions {
     pub read_only: bool,
     /// The identifier the guest reads (its serial number), cut at 20 bytes.
     pub id: String,
+    /// How much the guest may ask of it in a time, reading and writing together.
+    pub limits: Limits,
 }
 
 /// Why a disk cannot be offered.
@@ -91,6 +94,10 @@ pub struct Block {
     read_only: bool,
     sectors: u64,
     id: [u8; ID_LEN],
+    /// Where there are limits.
+    limiter: Option<Limiter>,
+    /// What the limiter's clock counts from.
+    since: Instant,
     log: LogLimit,
 }
 
@@ -127,7 +134,16 @@ impl Block {
     pub fn with_engine(engine: Box<dyn Engine>, bytes: u64, options: &BlockOptions) -> Self {
         let mut id = [0; ID_LEN];
         id.iter_mut().zip(options.id.bytes()).for_each(|(to, from)| *to = from);
-        Self { engine, read_only: options.read_only, sectors: bytes / SECTOR, id, log: LogLimit::default() }
+        let limiter = (options.limits != Limits::default()).then(|| Limiter::new(&options.limits));
+        Self {
+            engine,
+            read_only: options.read_only,
+            sectors: bytes / SECTOR,
+            id,
+            limiter,
+            since: Instant::now(),
+            log: LogLimit::default(),
+        }
     }
 
     /// The capacity in 512-byte sectors.
@@ -142,15 +158,15 @@ impl Block {
         if queue.should_notify(ctx.mem)? {
             ctx.interrupt.queue(0);
         }
-        if outcome? {
-            ctx.watch.timer(Duration::ZERO);
+        if let Some(after) = outcome? {
+            ctx.watch.timer(after);
         }
         Ok(())
     }
 
-    /// Serves one turn's worth of requests; true if more may be waiting.
-    fn serve_turn(&mut self, ctx: &mut Context<'_>) -> Result<bool, Fault> {
-        let Some(queue) = ctx.queues.first_mut() else { return Ok(false) };
+    /// Serves one turn's worth of requests; after which time to look for more, if there may be any.
+    fn serve_turn(&mut self, ctx: &mut Context<'_>) -> Result<Option<Duration>, Fault> {
+        let Some(queue) = ctx.queues.first_mut() else { return Ok(None) };
         let mut disk = Disk {
             engine: self.engine.as_mut(),
             sectors: self.sectors,
@@ -159,22 +175,29 @@ impl Block {
             discard: ctx.features & feature::DISCARD != 0,
             write_zeroes: ctx.features & feature::WRITE_ZEROES != 0,
             id: &self.id,
-            limits: LIMITS,
+            bounds: BOUNDS,
             log: &mut self.log,
         };
         let mut bytes = 0_u64;
         for _ in 0..TURN_REQUESTS {
-            let Some(chain) = queue.pop(ctx.mem)? else { return Ok(false) };
-            bytes = bytes
-                .saturating_add(u64::from(chain.read_len()))
-                .saturating_add(u64::from(chain.write_len()));
+            // How long a request is shows when it has been taken, so it is paid off afterwards: by the next one.
+            let wait = self.limiter.as_mut().and_then(|limiter| limiter.wait(self.since.elapsed(), 1, 1));
+            if wait.is_some() {
+                return Ok(wait);
+            }
+            let Some(chain) = queue.pop(ctx.mem)? else { return Ok(None) };
+            let length = u64::from(chain.read_len()).saturating_add(u64::from(chain.write_len()));
+            bytes = bytes.saturating_add(length);
+            if let Some(limiter) = &mut self.limiter {
+                limiter.take(length, 1);
+            }
             let written = disk.serve(ctx.mem, &chain)?;
             queue.push(ctx.mem, chain, written)?;
             if bytes >= TURN_BYTES {
                 break;
             }
         }
-        Ok(true)
+        Ok(Some(Duration::ZERO))
     }
 }
 
@@ -254,8 +277,8 @@ impl LimitWords {
             return Self { discard: [0; 3], zeroes: [0; 2] };
         }
         Self {
-            discard: [LIMITS.discard_sectors, LIMITS.discard_segments, PAGE_SECTORS],
-            zeroes: [LIMITS.zero_sectors, LIMITS.zero_segments],
+            discard: [BOUNDS.discard_sectors, BOUNDS.discard_segments, PAGE_SECTORS],
+            zeroes: [BOUNDS.zero_sectors, BOUNDS.zero_segments],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Token buckets: how much may pass in a time, with bursts after silence.
 //!
-//! A part of each direction of a card, on the I/O thread; pure over a clock that is passed in. Invariant: whatever is
+//! A part of each direction of a card, and of a disk, on the I/O thread; pure over a clock that is passed in. Invariant: whatever is
 //! asked when, no more than `per_second * t + burst` tokens are given in any time `t`, and over a long one no
 //! fewer than `per_second * t`: levels are kept exact, in billionths of a token.
 
@@ -15,13 +15,13 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// Limits of one direction; what is missing limits nothing.
+/// Limits of a disk or of one direction of a card; what is missing limits nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of frames, from the Ethernet header on.
+    /// Bytes: of frames, from the Ethernet header on, or of a disk's requests.
     pub bytes: Option<Rate>,
-    /// Frames as on a wire: one that has yet to be cut counts for what it is cut into.
-    pub packets: Option<Rate>,
+    /// Frames as on a wire, one that has yet to be cut counting for what it is cut into; or a disk's requests.
+    pub units: Option<Rate>,
 }
 
 const NANOS: i128 = 1_000_000_000;
@@ -66,30 +66,30 @@ impl Bucket {
 #[derive(Debug)]
 pub struct Limiter {
     bytes: Option<Bucket>,
-    packets: Option<Bucket>,
+    units: Option<Bucket>,
 }
 
 impl Limiter {
     /// Full buckets.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        Self { bytes: limits.bytes.map(Bucket::new), packets: limits.packets.map(Bucket::new) }
+        Self { bytes: limits.bytes.map(Bucket::new), units: limits.units.map(Bucket::new) }
     }
 
-    /// How long a frame of so many bytes and packets has to wait; none if it may pass.
-    pub fn wait(&mut self, now: Duration, bytes: u64, packets: u64) -> Option<Duration> {
+    /// How long so many bytes and units have to wait; none if they may pass.
+    pub fn wait(&mut self, now: Duration, bytes: u64, units: u64) -> Option<Duration> {
         let bytes = self.bytes.as_mut().and_then(|bucket| bucket.wait(now, bytes));
-        let packets = self.packets.as_mut().and_then(|bucket| bucket.wait(now, packets));
-        bytes.max(packets)
+        let units = self.units.as_mut().and_then(|bucket| bucket.wait(now, units));
+        bytes.max(units)
     }
 
-    /// A frame has passed.
-    pub fn take(&mut self, bytes: u64, packets: u64) {
+    /// They have passed.
+    pub fn take(&mut self, bytes: u64, units: u64) {
         if let Some(bucket) = &mut self.bytes {
             bucket.take(bytes);
         }
-        if let Some(bucket) = &mut self.packets {
-            bucket.take(packets);
+        if let Some(bucket) = &mut self.units {
+            bucket.take(units);
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn bytes(per_second: u64, burst: u64) -> Limiter {
-        Limiter::new(&Limits { bytes: Some(Rate { per_second, burst }), packets: None })
+        Limiter::new(&Limits { bytes: Some(Rate { per_second, burst }), units: None })
     }
 
     /// Passes frames of a size as soon as they may, until a time; bytes passed.
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn the_stricter_of_both_counts() {
         let rate = |per_second| Some(Rate { per_second, burst: 10 });
-        let mut limiter = Limiter::new(&Limits { bytes: rate(1_000_000), packets: rate(10) });
+        let mut limiter = Limiter::new(&Limits { bytes: rate(1_000_000), units: rate(10) });
         (0..10).for_each(|_| limiter.take(1, 1));
         assert_eq!(limiter.wait(Duration::ZERO, 1, 1), Some(Duration::from_millis(100)));
         assert_eq!(limiter.wait(SECOND, 1, 10), None);

@@ -10,6 +10,7 @@
 //! - [`registers`]: device status, features and queue configuration as one state machine (sections 2.1 to 2.4, 3.1).
 //! - [`mmio`]: the virtio-mmio transport (section 4.2), which only decodes addresses.
 //! - [`window`]: what a driver reads, in a page that the guest may map.
+//! - [`bucket`]: how much may pass in a time.
 //! - [`block`], [`net`], [`rng`], [`vsock`]: the devices.
 //!
 //! A device has exactly one owner at a time: the transport before the driver is ready, the I/O loop after it. It holds
@@ -17,6 +18,7 @@
 //! until it resets it, and nothing else.
 
 pub mod block;
+pub mod bucket;
 pub mod chain;
 pub mod device;
 pub mod fault;

@@ -6,7 +6,6 @@
 //! in another's name.
 
 pub mod backend;
-pub mod bucket;
 pub mod counters;
 mod feature;
 mod filter;
@@ -27,11 +26,11 @@ use std::time::{Duration, Instant};
 use hull_tap::Offload;
 use log::warn;
 
+use crate::bucket::{Limiter, Limits};
 use crate::device::{Context, Device, DeviceId, DeviceInfo, Interest, Ready, TIMER_TOKEN};
 use crate::fault::Fault;
 use crate::log_limit::LogLimit;
 use crate::net::backend::Backend;
-use crate::net::bucket::{Limiter, Limits};
 use crate::net::counters::Counters;
 use crate::net::filter::{Asked, Filter};
 use crate::net::guard::Guard;

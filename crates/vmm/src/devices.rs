@@ -7,12 +7,12 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use hull_protocol::control::{Dropped, NetStats, Traffic};
-use hull_protocol::network::{self, NetPlan, RateLimit};
+use hull_protocol::network::{self, NetPlan};
 use hull_protocol::plan::{BootPlan, DiskPlan, VsockPlan};
 use hull_virtio::block::{Block, BlockOptions};
+use hull_virtio::bucket::{Limits, Rate};
 use hull_virtio::device::Device;
 use hull_virtio::net::backend::Tap;
-use hull_virtio::net::bucket::{Limits, Rate};
 use hull_virtio::net::counters::{Cause, Counters};
 use hull_virtio::net::{Net, NetOptions, counters};
 use hull_virtio::rng::Rng;
@@ -55,7 +55,8 @@ impl Devices {
 }
 
 fn open_disk(disk: &DiskPlan, slots: &mut Slots) -> Result<Block, BuildError> {
-    let options = BlockOptions { read_only: disk.read_only, id: disk.serial.clone() };
+    let limits = limits(disk.limit.bytes, disk.limit.requests);
+    let options = BlockOptions { read_only: disk.read_only, id: disk.serial.clone(), limits };
     Ok(Block::open(slots.take(disk.file)?, &options)?)
 }
 
@@ -74,18 +75,18 @@ fn open_net(net: &NetPlan, slots: &mut Slots) -> Result<Net, BuildError> {
         mac: net.mac.0,
         mtu: net.mtu,
         guard: net.guard.clone(),
-        receive: limits(&net.receive),
-        transmit: limits(&net.transmit),
+        receive: limits(net.receive.bytes, net.receive.packets),
+        transmit: limits(net.transmit.bytes, net.transmit.packets),
     };
     Ok(Net::new(Box::new(tap), &options))
 }
 
-fn limits(limit: &RateLimit) -> Limits {
+fn limits(bytes: Option<network::Rate>, units: Option<network::Rate>) -> Limits {
     let rate = |rate: network::Rate| Rate {
         per_second: rate.per_second,
         burst: rate.burst.unwrap_or(rate.per_second),
     };
-    Limits { bytes: limit.bytes.map(rate), packets: limit.packets.map(rate) }
+    Limits { bytes: bytes.map(rate), units: units.map(rate) }
 }
 
 /// A card's counters in the words of the control socket.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use hull_protocol::network::{ADDRESSES_MAX, MTU_MIN, NETS_MAX, NetPlan};
+use hull_protocol::network::{ADDRESSES_MAX, MTU_MIN, NETS_MAX, NetPlan, Rate};
 use hull_protocol::plan::{
     BootPlan, CGROUPS_MAX, CPUS_MAX, DISKS_MAX, MEMORY_MIN, PLAN_MAX, PLAN_SLOT, Slot,
 };
@@ -77,6 +77,7 @@ fn check(plan: &BootPlan) -> Result<(), InheritError> {
     if plan.disks.iter().any(|disk| disk.serial.len() > 20 || !disk.serial.is_ascii()) {
         return range("a disk serial that is not up to 20 bytes of ASCII".into());
     }
+    plan.disks.iter().try_for_each(|disk| check_rates(&[disk.limit.bytes, disk.limit.requests]))?;
     if plan.nets.len() > NETS_MAX {
         return range(format!("{} network cards: at most {NETS_MAX} are possible", plan.nets.len()));
     }
@@ -92,12 +93,17 @@ fn check_net(net: &NetPlan) -> Result<(), InheritError> {
             u16::MAX
         ));
     }
-    let rates = [net.receive.bytes, net.receive.packets, net.transmit.bytes, net.transmit.packets];
-    if rates.iter().flatten().any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
-        return range("a rate of zero: at least 1 a second is possible, at once as well".into());
-    }
+    check_rates(&[net.receive.bytes, net.receive.packets, net.transmit.bytes, net.transmit.packets])?;
     if net.guard.as_ref().is_some_and(|guard| guard.len() > ADDRESSES_MAX) {
         return range(format!("more than {ADDRESSES_MAX} addresses of one network card"));
+    }
+    Ok(())
+}
+
+fn check_rates(rates: &[Option<Rate>]) -> Result<(), InheritError> {
+    if rates.iter().flatten().any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+        let what = "a rate of zero: at least 1 a second is possible, at once as well";
+        return Err(InheritError::Range(what.into()));
     }
     Ok(())
 }

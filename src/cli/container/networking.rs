@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hull_protocol::network::{
-    Attachment, DEFAULT_NETWORK, EgressPolicy, EgressRule, HostEntry, Mac, NO_NETWORK, NetworkingSpec, Rate,
+    Attachment, DEFAULT_NETWORK, EgressPolicy, EgressRule, HostEntry, Mac, NO_NETWORK, NetworkingSpec,
     RateLimit, Transport, Verdict,
 };
 
+use super::limits::rate;
 use crate::cli::port;
 
 /// A microVM's networks, as flags.
@@ -74,7 +75,10 @@ impl Networking {
             publish.extend(port::published(ports)?);
         }
         let add_host: Result<Vec<HostEntry>> = self.add_host.iter().map(|line| host_entry(line)).collect();
-        let limit = |text: &Option<String>| text.as_deref().map(rate).transpose();
+        let limit = |text: &Option<String>| -> Result<Option<RateLimit>> {
+            let bytes = text.as_deref().map(rate).transpose()?;
+            Ok(bytes.is_some().then_some(RateLimit { bytes, packets: None }))
+        };
         Ok(NetworkingSpec {
             networks: self.networks()?,
             publish,
@@ -217,30 +221,6 @@ fn is_network(text: &str) -> bool {
     address.parse::<IpAddr>().is_ok() && prefix.parse::<u8>().is_ok()
 }
 
-/// Bits or bytes a second.
-fn rate(text: &str) -> Result<RateLimit> {
-    const UNITS: [(&str, u64, u64); 8] = [
-        ("gbit", 1_000_000_000, 8),
-        ("mbit", 1_000_000, 8),
-        ("kbit", 1000, 8),
-        ("bit", 1, 8),
-        ("gb", 1_000_000_000, 1),
-        ("mb", 1_000_000, 1),
-        ("kb", 1000, 1),
-        ("b", 1, 1),
-    ];
-    let lower = text.to_ascii_lowercase();
-    let read = || {
-        let (unit, times, divisor) = UNITS.iter().find(|(unit, ..)| lower.ends_with(unit))?;
-        let number: u64 = lower.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(*times).map(|rate| rate / divisor).filter(|rate| *rate > 0)
-    };
-    let per_second = read().with_context(|| {
-        format!("'{text}' is no rate: write bits a second such as 100mbit, or bytes a second such as 12mb")
-    })?;
-    Ok(RateLimit { bytes: Some(Rate { per_second, burst: None }), packets: None })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
@@ -262,17 +242,6 @@ mod tests {
         assert_eq!(shown(":53"), "None None Some(53) None");
         for bad in ["", "a:b", "a:65536", "[fd00::/8:1", "*"] {
             assert!(destination(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn rates_are_bits_or_bytes() {
-        let bytes = |text: &str| rate(text).ok().and_then(|limit| limit.bytes).map(|rate| rate.per_second);
-        assert_eq!(bytes("100mbit"), Some(12_500_000));
-        assert_eq!(bytes("12MB"), Some(12_000_000));
-        assert_eq!(bytes("8bit"), Some(1));
-        for bad in ["", "10", "mbit", "-1mbit", "1.5mb", "0mb", "7bit", "99999999999999999999gb"] {
-            assert_eq!(bytes(bad), None, "{bad}");
         }
     }
 

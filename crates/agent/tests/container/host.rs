@@ -114,6 +114,7 @@ impl Agent {
             interfaces: Vec::new(),
             volumes: Vec::new(),
             mounts: self.mounts.clone(),
+            processes_max: None,
         }
     }
 

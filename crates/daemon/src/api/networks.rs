@@ -3,19 +3,21 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
 use hull_protocol::api::{Network, NetworkSpec, PlainCard, PlainCardSpec};
 
 use super::access::Made;
 use super::operation::{Operation, delete, done, get, json, post};
 use super::problem::ApiError;
-use super::{Api, access, body};
+use super::{Api, access, body, page, query};
 
 /// What is asked of networks.
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         get("/v1/networks", list, "listNetworks", "List networks")
-            .answers(json::<Vec<Network>>(200, "The networks."))
+            .query::<page::Wanted>()
+            .answers(json::<Vec<Network>>(200, "A page of networks.").with(&["Link"]))
             .fails(&["no-networks"]),
         post("/v1/networks", create, "createNetwork", "Create a network")
             .body::<NetworkSpec>()
@@ -43,8 +45,9 @@ pub(super) fn operations() -> Vec<Operation> {
     ]
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Network>>, ApiError> {
-    Ok(Json(api.fleet.networks()?))
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, ApiError> {
+    let wanted = query(&uri)?;
+    Ok(page::of(api.fleet.networks()?, |network: &Network| network.name.clone(), wanted, &uri))
 }
 
 pub(super) async fn create(

@@ -304,6 +304,7 @@ impl Run {
             interfaces: guest::interfaces(cards, &self.networks),
             volumes: volumes(&self.record),
             mounts: self.resolved.mounts.mounts.clone(),
+            processes_max: self.resolved.limits.processes.map(u32::from),
         }
     }
 

@@ -204,19 +204,20 @@ impl Vmm {
         let record = host.images.resolve(image)?;
         let image = host.images.open_block_image(&record)?;
         let data = open_disk(host, &files, resolved.disk_size)?;
+        let limit = resolved.limits.disk.unwrap_or_default();
         let mut disks = vec![
-            DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into() },
-            DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into() },
+            DiskPlan { file: descriptors.add(image), read_only: true, serial: IMAGE_SERIAL.into(), limit },
+            DiskPlan { file: descriptors.add(data), read_only: false, serial: DATA_SERIAL.into(), limit },
         ];
         let volumes = host.volumes.open(&parts.record.volumes)?;
         for (place, (file, volume)) in volumes.into_iter().zip(&parts.record.volumes).enumerate() {
             let (file, serial) = (descriptors.add(file), volume_serial(place));
-            disks.push(DiskPlan { file, read_only: volume.read_only, serial });
+            disks.push(DiskPlan { file, read_only: volume.read_only, serial, limit });
         }
         if !resolved.mounts.copies.is_empty() {
             let copies = hull_image::copies_image(&resolved.mounts.copies, files.data())?;
             let file = descriptors.add(copies);
-            disks.push(DiskPlan { file, read_only: true, serial: COPIES_SERIAL.into() });
+            disks.push(DiskPlan { file, read_only: true, serial: COPIES_SERIAL.into(), limit });
         }
         let limits = limits(host, parts.record, resolved);
         let nets = parts.nets(&mut descriptors);

@@ -39,7 +39,7 @@ const RANGE_BYTES: u32 = 16;
 
 /// What one request may ask for.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct Bounds {
     /// Bytes read or written.
     pub(super) data: u32,
     /// Sectors in one range given up.
@@ -80,7 +80,7 @@ pub(super) struct Disk<'a> {
     pub(super) discard: bool,
     pub(super) write_zeroes: bool,
     pub(super) id: &'a [u8; ID_LEN],
-    pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
     pub(super) log: &'a mut LogLimit,
 }
 
@@ -137,7 +137,7 @@ impl Disk<'_> {
     fn read(&mut self, sector: u64, output: Writer<'_>) -> Result<u32, Failure> {
         let count = output.remaining();
         let mut offset = self.range(sector, u64::from(count))?;
-        if count > self.limits.data {
+        if count > self.bounds.data {
             return Err(Failure::Refused);
         }
         let mut vecs = IoVecs::with_capacity(16);
@@ -153,7 +153,7 @@ impl Disk<'_> {
     fn write(&mut self, sector: u64, input: Reader<'_>) -> Result<u32, Failure> {
         let count = input.remaining();
         let mut offset = self.range(sector, u64::from(count))?;
-        if self.read_only || count > self.limits.data {
+        if self.read_only || count > self.bounds.data {
             return Err(Failure::Refused);
         }
         let mut vecs = IoVecs::with_capacity(16);
@@ -181,8 +181,8 @@ impl Disk<'_> {
     }
 
     fn discard(&mut self, input: Reader<'_>) -> Result<u32, Failure> {
-        let limits = (self.limits.discard_segments, self.limits.discard_sectors);
-        self.each_range(input, limits, |disk, offset, len, flags| {
+        let bounds = (self.bounds.discard_segments, self.bounds.discard_sectors);
+        self.each_range(input, bounds, |disk, offset, len, flags| {
             if flags != 0 {
                 return Err(Failure::Unsupported);
             }
@@ -194,8 +194,8 @@ impl Disk<'_> {
     }
 
     fn zero(&mut self, input: Reader<'_>) -> Result<u32, Failure> {
-        let limits = (self.limits.zero_segments, self.limits.zero_sectors);
-        self.each_range(input, limits, |disk, offset, len, flags| {
+        let bounds = (self.bounds.zero_segments, self.bounds.zero_sectors);
+        self.each_range(input, bounds, |disk, offset, len, flags| {
             if flags & !UNMAP != 0 {
                 return Err(Failure::Unsupported);
             }
@@ -207,16 +207,16 @@ impl Disk<'_> {
         if self.write_through { self.flush() } else { Ok(0) }
     }
 
-    /// Calls `act` with offset, length and flags of every range, each of at most `limits.1` sectors, at most
-    /// `limits.0` of them.
+    /// Calls `act` with offset, length and flags of every range, each of at most `bounds.1` sectors, at most
+    /// `bounds.0` of them.
     fn each_range(
         &mut self,
         mut input: Reader<'_>,
-        limits: (u32, u32),
+        bounds: (u32, u32),
         mut act: impl FnMut(&mut Self, u64, u64, u32) -> Result<(), Failure>,
     ) -> Result<u32, Failure> {
         let whole = input.remaining().is_multiple_of(RANGE_BYTES);
-        if self.read_only || !whole || input.remaining() / RANGE_BYTES > limits.0 {
+        if self.read_only || !whole || input.remaining() / RANGE_BYTES > bounds.0 {
             return Err(Failure::Refused);
         }
         while input.remaining() > 0 {
@@ -227,7 +227,7 @@ impl Disk<'_> {
             let count = u32::from_le_bytes([n0, n1, n2, n3]);
             let len = u64::from(count).saturating_mul(SECTOR);
             let offset = self.range(sector, len)?;
-            if count > limits.1 {
+            if count > bounds.1 {
                 return Err(Failure::Refused);
             }
             if len > 0 {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::request::kind;
 use super::*;
+use crate::bucket::Rate;
 use crate::iovec::IoVecs;
 use crate::testing::{DATA, Guest, INDIRECT, NEXT, REGION, WRITE, ring_base};
 
@@ -22,8 +23,11 @@ impl Disk {
     fn new(sectors: u64, read_only: bool) -> Self {
         let file = tempfile::tempfile().unwrap();
         file.set_len(sectors * SECTOR).unwrap();
-        let block =
-            Block::open(file.try_clone().unwrap(), &BlockOptions { read_only, id: "disk-7".into() }).unwrap();
+        let block = Block::open(
+            file.try_clone().unwrap(),
+            &BlockOptions { read_only, id: "disk-7".into(), ..BlockOptions::default() },
+        )
+        .unwrap();
         Self { guest: Guest::new(1, 16), block, file }
     }
 
@@ -283,4 +287,40 @@ proptest! {
         let _fault = disk.guest.notify(&mut disk.block, 0);
         prop_assert_eq!(disk.file.metadata().unwrap().len(), 64 * SECTOR);
     }
+}
+
+#[test]
+fn a_limit_holds_requests_up_and_then_lets_them_go_on() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    // Bytes of three requests at once, and some two hundred requests a second.
+    let bytes = Some(Rate { per_second: 200 * 4113, burst: 3 * 4113 });
+    let limits = Limits { bytes, units: Some(Rate { per_second: 200, burst: 10 }) };
+    let block = Block::open(file.try_clone().unwrap(), &BlockOptions { limits, ..BlockOptions::default() });
+    let mut disk = Disk { guest: Guest::new(1, 16), block: block.unwrap(), file };
+    disk.header(kind::IN, 0);
+    let request = [(HEADER, 16, false), (BUFFER, 4096, true), (STATUS, 1, true)];
+    let (start, mut done) = (Instant::now(), 0);
+    for _ in 0..5 {
+        disk.guest.offer(0, &request);
+    }
+    disk.guest.notify(&mut disk.block, 0).unwrap();
+    while disk.guest.used(0).is_some() {
+        done += 1;
+    }
+    // A machine that is busy with others may have let some more milliseconds pass.
+    assert!((3..5).contains(&done) || start.elapsed() > Duration::from_millis(10), "{done}");
+    // However often the driver asks, it waits.
+    while done < 5 {
+        let wait = disk.guest.watch.timer.take().expect("nothing is awaited");
+        assert!(wait <= Duration::from_millis(6), "{wait:?}");
+        std::thread::sleep(wait);
+        disk.guest.notify(&mut disk.block, 0).unwrap();
+        while disk.guest.used(0).is_some() {
+            done += 1;
+        }
+    }
+    // The fourth was more than was there: the fifth has waited until that was paid off.
+    assert!(start.elapsed() >= Duration::from_millis(5), "{:?}", start.elapsed());
+    assert_eq!(disk.guest.read(STATUS, 1), [OK]);
 }

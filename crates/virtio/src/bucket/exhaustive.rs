@@ -12,7 +12,7 @@ const NANO: Duration = Duration::from_nanos(1);
 
 /// One history: frames after pauses, each sent as soon as it may.
 fn play(rate: Rate, mut history: usize) {
-    let mut limiter = Limiter::new(&Limits { bytes: Some(rate), packets: None });
+    let mut limiter = Limiter::new(&Limits { bytes: Some(rate), units: None });
     let mut now = Duration::ZERO;
     // When each frame passed, and its size.
     let mut passed: Vec<(Duration, u64)> = Vec::new();

@@ -12,13 +12,13 @@ use std::time::Duration;
 use hull_tap::HEADER;
 
 use super::backend::Backend;
-use super::bucket::Limiter;
 use super::counters::{Cause, Traffic};
 use super::feature::{GUEST_TSO4, GUEST_TSO6, GUEST_USO4, MRG_RXBUF};
 use super::filter::Filter;
 use super::header::Header;
 use super::packet::ETHERNET;
 use super::{Next, VLAN_TAG};
+use crate::bucket::Limiter;
 use crate::chain::Chain;
 use crate::device::Memory;
 use crate::fault::Fault;

@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::bucket::Rate;
 use super::counters::Cause;
 use super::samples::*;
 use super::wire::{Bench, INBOX, OUTBOX, options};
 use super::*;
+use crate::bucket::Rate;
 use crate::registers::F_EVENT_IDX;
 use crate::testing::REGION;
 
@@ -298,7 +298,7 @@ fn commands_are_answered_and_the_filter_is_as_told() {
 #[test]
 fn a_limit_holds_the_guest_up_and_then_lets_it_go_on() {
     let rate = Rate { per_second: 200, burst: 10 };
-    let limits = Limits { packets: Some(rate), bytes: None };
+    let limits = Limits { units: Some(rate), bytes: None };
     let mut bench = Bench::new(&NetOptions { transmit: limits, receive: limits, ..options() }, PLAIN);
     for at in 0..30_u64 {
         assert!(bench.host_sends(&frame(60)));

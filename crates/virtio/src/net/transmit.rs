@@ -10,12 +10,12 @@ use std::time::Duration;
 use hull_tap::HEADER;
 
 use super::backend::Backend;
-use super::bucket::Limiter;
 use super::counters::{Cause, Traffic};
 use super::guard::Guard;
 use super::header::Header;
 use super::packet::{ETHERNET, Frame, LOOK, Network, Packet};
 use super::{Next, VLAN_TAG};
+use crate::bucket::Limiter;
 use crate::chain::Chain;
 use crate::device::Memory;
 use crate::fault::Fault;

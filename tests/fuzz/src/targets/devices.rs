@@ -34,7 +34,7 @@ const DISK: usize = 64 << 10;
 /// The block device.
 pub(crate) fn block(data: &[u8]) {
     let read_only = data.first().is_some_and(|byte| byte & 0x80 != 0);
-    let options = BlockOptions { read_only, id: "disk0".to_owned() };
+    let options = BlockOptions { read_only, id: "disk0".to_owned(), ..BlockOptions::default() };
     let disk = file(&[0x5a; DISK]);
     let device = Block::open(disk.try_clone().expect("a descriptor"), &options).expect("a disk");
     let mut guest = Guest::new(Box::new(device));

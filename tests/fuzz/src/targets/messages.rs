@@ -70,6 +70,7 @@ pub(crate) fn agent_seeds() -> Vec<Vec<u8>> {
             read_only: false,
         }],
         mounts: vec![agent::Mount { target: "/data".into(), source: agent::MountSource::Copy(1) }],
+        processes_max: Some(100),
     };
     let commands = [
         Command::Setup(Box::new(setup)),

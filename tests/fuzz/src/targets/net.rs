@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use hull_tap::Offload;
+use hull_virtio::bucket::{Limiter, Limits, Rate};
 use hull_virtio::iovec::IoVecs;
 use hull_virtio::net::backend::Backend;
-use hull_virtio::net::bucket::{Limiter, Limits, Rate};
 use hull_virtio::net::{Net, NetOptions};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
@@ -226,7 +226,7 @@ pub(crate) fn bucket(data: &[u8]) {
         Rate { per_second: per_second.max(1), burst: burst.max(1) }
     };
     let (bytes, packets) = (rate(), rate());
-    let mut limiter = Limiter::new(&Limits { bytes: Some(bytes), packets: Some(packets) });
+    let mut limiter = Limiter::new(&Limits { bytes: Some(bytes), units: Some(packets) });
     let mut now = Duration::ZERO;
     let (mut passed, mut greatest) = (0_u128, 0_u128);
     while input.more() {

@@ -1,5 +1,6 @@
 //! What `hull-vmm` reads before its guest runs: the plan, the kernel, the initial RAM disk.
 
+use hull_protocol::life::DiskLimit;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, KernelPlan, Slot, VsockPlan,
 };
@@ -66,7 +67,12 @@ pub(crate) fn plan(data: &[u8]) {
 
 /// Plans as the daemon makes them.
 pub(crate) fn plan_seeds() -> Vec<Vec<u8>> {
-    let disk = |file, read_only| DiskPlan { file: Slot(file), read_only, serial: "root".into() };
+    let disk = |file, read_only| DiskPlan {
+        file: Slot(file),
+        read_only,
+        serial: "root".into(),
+        limit: DiskLimit::default(),
+    };
     let mut plan = BootPlan {
         id: "0123456789ab".into(),
         kvm: Slot(4),
