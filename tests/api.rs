@@ -1,5 +1,5 @@
 //! The API against its document, `resources/openapi.json`: by a program that asks whatever it allows and forbids, and by a
-//! client that is generated from it.
+//! client that is generated from it. Its metrics against OpenMetrics.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 #[allow(dead_code, reason = "each test program uses its part")]
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use namespace::Namespace;
+use serde_json::json;
 use support::Daemon;
 
 /// Where a daemon of these tests listens, in a network namespace of its own.
@@ -83,4 +84,17 @@ fn a_generated_client_runs_a_microvm() {
     client.arg(beside("tests/api/client.py")).arg(daemon.socket()).env("PYTHONPATH", daemon.dir.path());
     ok(&mut client, &daemon);
     assert!(daemon.vmms().is_empty(), "the client has left a microVM");
+}
+
+#[test]
+fn metrics_are_read_by_a_strict_collector() {
+    let (daemon, namespace) = host();
+    daemon.ok(&["tenant", "create", "acme", "--memory", "1g", "--cpus", "4", "--requests", "1"]);
+    let token = daemon.ok(&["--tenant", "acme", "token", "create", "hasty"]);
+    // One with a card, on the network that is there by itself, and one without.
+    daemon.run("carded", &["stay"], json!({"networking": {}}));
+    daemon.run("alone", &["stay"], json!({}));
+    let (collector, socket) = (beside("tests/api/metrics.py"), daemon.socket());
+    let words = [collector.to_str().unwrap(), socket.to_str().unwrap(), PORT, token.trim()];
+    ok(&mut namespace.command(&python("python"), &words), &daemon);
 }

@@ -297,10 +297,9 @@ fn what_runs_is_measured_and_counted() {
     assert!(table.lines().count() == 2 && table.contains("measured"), "{table}");
     let metrics = daemon.request("GET /metrics", &[], None).unwrap();
     assert!(metrics.headers["content-type"].starts_with("application/openmetrics-text"));
-    let line = format!("hull_microvm_memory_bytes{{id=\"{id}\",name=\"measured\"}}");
-    for part in
-        [line.as_str(), "hull_microvms{state=\"running\"}", "route=\"/v1/microvms/{id}/stats\"", "# EOF"]
-    {
+    let line = format!("hull_microvm_memory_bytes{{id=\"{id}\",name=\"measured\",tenant=\"default\"}}");
+    let count = "hull_microvms{state=\"running\",tenant=\"default\"}";
+    for part in [line.as_str(), count, "route=\"/v1/microvms/{id}/stats\"", "# EOF"] {
         assert!(metrics.text.contains(part), "{part} is not in\n{}", metrics.text);
     }
     daemon.ok(&["stop", "measured"]);

@@ -51,6 +51,33 @@ fn guests_reach_the_outside_under_the_hosts_address() {
 }
 
 #[test]
+fn what_a_guest_receives_and_sends_is_counted() {
+    let world = World::new();
+    let guest = world.guest("one", &[]);
+    world.guest("alone", &["--network", "none"]);
+    let neighbour = world.neighbour.flag();
+    let _server = serve(&neighbour, NEIGHBOUR.0, "9000", "5000000");
+    let measured = || {
+        let shown = world.ok(&["stats", "--no-stream", "--format", "json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let of =
+            |name: &str| shown.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
+        assert!(of("alone").get("net").is_none(), "{shown}");
+        let net = of("one")["net"].clone();
+        ["received", "received_packets", "sent", "sent_packets"].map(|field| net[field].as_u64().unwrap())
+    };
+    let before = measured();
+    assert!(fetch(&guest.flag(), NEIGHBOUR.0, "9000").is_some());
+    let after = measured();
+    let [received, received_packets, sent, sent_packets] = [0, 1, 2, 3].map(|at| after[at] - before[at]);
+    // What came in is most of it, with a header on each frame; what went out is acknowledgements.
+    assert!((5_000_000..6_000_000).contains(&received) && sent < 1_000_000, "{before:?} {after:?}");
+    assert!(received_packets > 10 && (1..=received / 54).contains(&sent_packets), "{before:?} {after:?}");
+    let table = world.ok(&["stats", "--no-stream"]);
+    assert!(table.contains("NET I/O") && table.contains("MiB / "), "{table}");
+}
+
+#[test]
 fn published_ports_lead_to_guests_from_everywhere() {
     let world = World::new();
     let web = world.guest(

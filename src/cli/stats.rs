@@ -71,9 +71,16 @@ impl Stats {
     }
 
     fn table(&self, now: &[Measured], before: &[Measured]) -> Table {
-        let columns =
-            ["MICROVM ID", "NAME", "CPU %", "MEM / LIMIT", "GUEST MEM", "DISK READ / WRITTEN", "THREADS"];
-        let mut table = Table::new(&columns);
+        let mut table = Table::new(&[
+            "MICROVM ID",
+            "NAME",
+            "CPU %",
+            "MEM / LIMIT",
+            "GUEST MEM",
+            "NET I/O",
+            "DISK READ / WRITTEN",
+            "THREADS",
+        ]);
         let before: HashMap<&str, &Measured> = before.iter().map(|one| (one.id.as_str(), one)).collect();
         for one in now {
             let limit = one.memory_limit.map_or_else(|| "-".into(), |limit| limit.to_string());
@@ -83,6 +90,7 @@ impl Stats {
                 percent(one, before.get(one.id.as_str()).copied()),
                 format!("{} / {limit}", one.memory),
                 one.guest_memory.to_string(),
+                one.net.map_or_else(|| "-".into(), |net| format!("{} / {}", net.received, net.sent)),
                 format!("{} / {}", one.disk_read, one.disk_written),
                 one.threads.to_string(),
             ]);

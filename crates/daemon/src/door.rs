@@ -9,7 +9,7 @@
 //!
 //! Owner: the daemon; a task for each connection. Invariants: a request reaches a handler only with a principal, through
 //! the view of that one's tenant; every request that changes something, and every refusal, is in the audit log, also
-//! where its client does not wait for the answer.
+//! where its client does not wait for the answer; every answer is counted here, once.
 
 mod connection;
 mod listen;
@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderMap, Method, Request, header};
@@ -92,27 +92,37 @@ impl Door {
     }
 
     /// Answers a request.
-    async fn answer<B>(&self, peer: &Peer, mut request: Request<B>) -> Response
+    async fn answer<B>(&self, peer: &Peer, request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let (began, method) = (Instant::now(), request.method().clone());
         let mut line = Line::new(&self.fleet, peer, &request);
+        let response = self.lead(peer, request, &mut line).await;
+        line.answered(&response);
+        let metrics = &self.fleet.host().metrics;
+        metrics.answered(&method, api::route_of(&response), response.status().as_u16(), began.elapsed());
+        response
+    }
+
+    /// Leads a request to whoever answers it.
+    async fn lead<B>(&self, peer: &Peer, mut request: Request<B>, line: &mut Line<'_>) -> Response
+    where
+        B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
         if api::is_open(request.uri().path()) {
-            let response = call(self.open.clone(), request).await;
-            line.answered(&response);
-            return response;
+            return call(self.open.clone(), request).await;
         }
-        let response = match self.identify(peer, request.headers(), &mut line) {
+        match self.identify(peer, request.headers(), line) {
             Err(refused) => refused.into_response(),
             Ok(principal) => {
                 let router = self.router(&principal.tenant);
                 request.extensions_mut().insert(principal);
                 call(router, request).await
             }
-        };
-        line.answered(&response);
-        response
+        }
     }
 
     /// Whose a request is. A token counts before a user: who sends one is nobody else.
@@ -156,7 +166,7 @@ impl Door {
         // Those of tenants that are gone go, too.
         routers.retain(|name, _| host.tenants.get(name).is_ok());
         let view = View::new(self.fleet.clone(), tenant.clone());
-        let router = api::router(Api { fleet: view, on_demand: self.on_demand }, host.metrics.clone());
+        let router = api::router(Api { fleet: view, on_demand: self.on_demand });
         routers.insert(tenant.clone(), router.clone());
         router
     }
@@ -167,8 +177,9 @@ impl Door {
         self.fleet.host().tenants.of_user(*uid).is_ok_and(|principal| principal.administers)
     }
 
-    /// Writes down what was no request.
+    /// Counts and writes down what was no request.
     fn note_stranger(&self, peer: &Peer, status: u16, what: &str) {
+        self.fleet.host().metrics.turned_away(status);
         let entry = AuditEntry {
             who: "nobody".into(),
             from: peer.to_string(),

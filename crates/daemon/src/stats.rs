@@ -1,16 +1,17 @@
-//! What a microVM uses of its host, read from `/proc` and its control group.
+//! What a microVM uses of its host, read from `/proc`, its control group, and the counters of its taps.
 //!
 //! Blocks for a moment; called from threads that may. Invariant: numbers are of the VMM that the record names, or of
 //! nobody: a process id may be another's by now.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-use hull_protocol::api::{Microvm, State};
-use hull_protocol::life::Stats;
+use hull_protocol::api::{Card, Microvm, State};
+use hull_protocol::life::{NetUse, Stats};
 use hull_protocol::units::Bytes;
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, Groups};
 use crate::clock::unix_ns;
 use crate::plan;
 
@@ -28,8 +29,51 @@ struct Process {
     resident: u64,
 }
 
+/// What every link of the host's has counted, by its name.
+#[derive(Debug, Default)]
+struct Links(HashMap<String, NetUse>);
+
+impl Links {
+    /// Those of the network namespace that this daemon is in: `/sys` may show another's. One read for all of them.
+    fn read() -> Self {
+        Self::parse(&fs::read_to_string("/proc/self/net/dev").unwrap_or_default())
+    }
+
+    /// A line for each link: its name, then 8 numbers of what it has received and 8 of what it has sent.
+    fn parse(text: &str) -> Self {
+        let link = |line: &str| {
+            let (name, numbers) = line.split_once(':')?;
+            let numbers: Vec<&str> = numbers.split_whitespace().collect();
+            let number = |position: usize| numbers.get(position)?.parse::<u64>().ok();
+            // What a tap has sent, its guest has received.
+            let (sent, sent_packets) = (Bytes(number(0)?), number(1)?);
+            let (received, received_packets) = (Bytes(number(8)?), number(9)?);
+            let name = name.trim().to_owned();
+            Some((name, NetUse { received, received_packets, sent, sent_packets }))
+        };
+        Self(text.lines().filter_map(link).collect())
+    }
+
+    /// What went over these cards; none where there are none.
+    fn of(&self, cards: &[Card]) -> Option<NetUse> {
+        cards.iter().filter_map(|card| self.0.get(&card.tap).copied()).reduce(|sum, card| NetUse {
+            received: Bytes(sum.received.get().saturating_add(card.received.get())),
+            received_packets: sum.received_packets.saturating_add(card.received_packets),
+            sent: Bytes(sum.sent.get().saturating_add(card.sent.get())),
+            sent_packets: sum.sent_packets.saturating_add(card.sent_packets),
+        })
+    }
+}
+
+/// Measures microVMs, those of them that run.
+pub fn measure_all(records: &[Microvm], groups: &Groups) -> Vec<Stats> {
+    let with_cards = records.iter().any(|record| !record.cards.is_empty());
+    let links = if with_cards { Links::read() } else { Links::default() };
+    records.iter().filter_map(|record| measure(record, &groups.group(&record.id), &links)).collect()
+}
+
 /// Measures a microVM that runs; none for one that does not.
-pub fn measure(record: &Microvm, group: &Group) -> Option<Stats> {
+fn measure(record: &Microvm, group: &Group, links: &Links) -> Option<Stats> {
     let alive = matches!(record.state, State::Starting | State::Running | State::Paused | State::Stopping);
     let pid = record.vmm_pid.filter(|_| alive)?;
     let process = parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
@@ -57,6 +101,7 @@ pub fn measure(record: &Microvm, group: &Group) -> Option<Stats> {
         threads: process.threads,
         disk_read: Bytes(field(&io, "read_bytes")),
         disk_written: Bytes(field(&io, "write_bytes")),
+        net: links.of(&record.cards),
     })
 }
 
@@ -85,6 +130,8 @@ fn field(text: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use hull_protocol::network::Mac;
+
     use super::*;
 
     #[test]
@@ -100,10 +147,38 @@ mod tests {
         assert_eq!(field("write_bytes: x\n", "write_bytes"), 0);
     }
 
+    #[test]
+    fn what_a_tap_sends_its_guest_receives() {
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+                    face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs\n    \
+                    lo:       9       9    0    0    0     0          0         0        9       9    0    0    0     0       0          0\n\
+                    hull-t1:18446744073709551615 2 0 0 0 0 0 0 300 4 0 0 0 0 0 0\n\
+                    hull-t2: 5 6 0 0 0 0 0 0 70 8 0 0 0 0 0 0\n\
+                    hull-t3: 5 6\n";
+        let links = Links::parse(text);
+        let card = |tap: &str| Card {
+            network_id: "1".into(),
+            network: "default".into(),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            ip: [10, 1, 0, 2].into(),
+            ip6: std::net::Ipv6Addr::LOCALHOST,
+            tap: tap.into(),
+            aliases: Vec::new(),
+            refused: None,
+            forged: None,
+        };
+        let cards = ["hull-t1", "hull-t2", "hull-t3", "hull-t4"].map(card);
+        let sum =
+            NetUse { received: Bytes(370), received_packets: 12, sent: Bytes(u64::MAX), sent_packets: 8 };
+        assert_eq!(links.of(&cards), Some(sum));
+        assert_eq!((links.of(&cards[2..]), links.of(&[])), (None, None));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_line_is_judged_without_panic(line: String) {
             let _judged = parse(&line);
+            let _judged = Links::parse(&line);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::kernel::Bundles;
 use crate::microvm::Microvm;
 use crate::network::{NetworkError, Owner};
 use crate::state::{Key, StateError};
-use crate::stats::measure;
+use crate::stats::measure_all;
 use crate::tenants::principal::Principal;
 use crate::tenants::{TenantError, quota};
 use crate::trust::Policy;
@@ -166,8 +166,7 @@ impl View {
 
     /// Measures microVMs that run. Blocks for a moment.
     pub fn measure(&self, records: &[Record]) -> Vec<Stats> {
-        let groups = &self.fleet.host().groups;
-        records.iter().filter_map(|record| measure(record, &groups.group(&record.id))).collect()
+        measure_all(records, &self.fleet.host().groups)
     }
 
     fn owner(&self) -> Owner<'_> {

@@ -283,6 +283,24 @@ pub struct Stats {
     pub disk_read: Bytes,
     /// Bytes its VMM has written to the host's disks.
     pub disk_written: Bytes,
+    /// What went over its network cards, all together; missing where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetUse>,
+}
+
+/// What went over network cards, from the Ethernet header on, as their guest sees it. A frame that was cut up later, or
+/// put together earlier, counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NetUse {
+    /// Bytes received.
+    pub received: Bytes,
+    /// Frames received.
+    pub received_packets: u64,
+    /// Bytes sent.
+    pub sent: Bytes,
+    /// Frames sent.
+    pub sent_packets: u64,
 }
 
 /// `GET /v1/system/df`: disk space in use, and how much of it a prune gives back.

@@ -7,10 +7,12 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::http::header;
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing;
 use serde_json::{Map, Value};
 
+use super::measure::name_route;
 use super::operation::{Operation, get, json};
 use super::problem::ApiError;
 use super::{document, nowhere, operations as all_operations, wrong_method};
@@ -60,6 +62,7 @@ pub fn router() -> Router {
         .route("/docs/page.js", script())
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(name_route))
 }
 
 async fn openapi() -> Result<impl IntoResponse, ApiError> {

@@ -1,7 +1,7 @@
 //! `/v1/stats`, the stats of one microVM, and `/metrics`.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{MatchedPath, Path, Request, State};
@@ -9,7 +9,7 @@ use axum::http::{Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hull_protocol::api::Microvm;
+use hull_protocol::api::{Microvm, Tenant};
 use hull_protocol::life::Stats;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use super::kernels::blocking;
 use super::operation::{Operation, bytes, get, json, lines};
 use super::problem::ApiError;
 use super::{Api, access, query, streamed};
-use crate::metrics::Metrics;
+use crate::metrics::{Present, TenantNow};
 
 /// The media type of metrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -116,30 +116,35 @@ where
 /// Everything that is counted, as Prometheus reads it.
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError> {
     let whole = access::whole(&api)?;
-    let records = whole.list();
-    let states: Vec<_> = records.iter().map(|record| record.state).collect();
-    let stats = of_records(&api, records).await;
-    let host = whole.host();
-    let text = host.metrics.text(&states, &host.capacity.shown(), &stats);
-    let text = text.map_err(|error| ApiError::internal(&error))?;
+    let (host, microvms) = (whole.host(), whole.list());
+    let stats = of_records(&api, microvms.clone()).await;
+    let now = |tenant: Tenant| {
+        let running = host.tenants.running(&tenant.name);
+        TenantNow { running, name: tenant.name, quotas: tenant.quotas }
+    };
+    let tenants: Vec<TenantNow> = host.tenants.list().into_iter().map(now).collect();
+    let capacity = host.capacity.shown();
+    let present = Present { microvms: &microvms, tenants: &tenants, capacity: &capacity, stats: &stats };
+    let text = host.metrics.text(&present).map_err(|error| ApiError::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
-/// Counts every request by its route.
-pub(super) async fn count(
-    State(metrics): State<Metrics>,
-    route: Option<MatchedPath>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let began = Instant::now();
-    // Methods of a client's own invention are one kind.
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE") => known.to_owned(),
-        _ => "other".into(),
-    };
-    let response = next.run(request).await;
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    metrics.answered(&method, route, response.status().as_u16(), began.elapsed());
+/// Which route has answered, if one did; in every answer of a router.
+#[derive(Clone)]
+struct Route(Option<MatchedPath>);
+
+/// Has every answer say by which route it came.
+pub(super) async fn name_route(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(Route(route));
     response
+}
+
+/// The route behind an answer, for counting: `none` for what is not there, `refused` for what came to no router.
+pub fn route_of(response: &Response) -> &str {
+    match response.extensions().get::<Route>() {
+        Some(Route(Some(route))) => route.as_str(),
+        Some(Route(None)) => "none",
+        None => "refused",
+    }
 }

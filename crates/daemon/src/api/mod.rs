@@ -41,9 +41,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 pub use self::docs::{is_open, router as open_router};
+pub use self::measure::route_of;
 use self::operation::Operation;
 use self::problem::ApiError;
-use crate::metrics::Metrics;
 use crate::view::View;
 
 /// The largest JSON body, in bytes.
@@ -83,7 +83,7 @@ fn operations() -> Vec<Operation> {
 }
 
 /// The routes, for one tenant. Requests come with the [`crate::tenants::principal::Principal`] who asks.
-pub fn router(api: Api, metrics: Metrics) -> Router {
+pub fn router(api: Api) -> Router {
     let routes = operations().into_iter().map(Operation::into_route);
     routes
         .fold(Router::new(), |router, (path, route)| router.route(path, route))
@@ -92,7 +92,7 @@ pub fn router(api: Api, metrics: Metrics) -> Router {
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::map_response(problem::told))
         .layer(middleware::from_fn(access::guard))
-        .layer(middleware::from_fn_with_state(metrics, measure::count))
+        .layer(middleware::from_fn(measure::name_route))
         .with_state(api)
 }
 

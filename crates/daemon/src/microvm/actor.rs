@@ -23,6 +23,7 @@ use crate::admission::{Verdict, admit};
 use crate::capacity::{Promise, Share};
 use crate::clock::rfc3339;
 use crate::fleet::Host;
+use crate::metrics::boot::Boot;
 use crate::plan::Resolved;
 use crate::tenants::{Tally, quota};
 use crate::volumes::holders::Claim;
@@ -222,6 +223,7 @@ impl Actor {
             resolved: self.resolved.clone(),
             record: self.record.clone(),
             networks: Vec::new(),
+            boot: adopted.is_none().then(|| Boot::begin(&self.host.metrics)),
             output: self.output.clone(),
             execs: self.execs.clone(),
             health: self.record.health.clone(),

@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(super) const PAUSE: Command = Command::Pause;
 pub(super) const RESUME: Command = Command::Resume;
+pub(super) const STATUS: Command = Command::Status;
 
 /// How long a VMM may take to an answer: to pause, it finishes what its devices have begun.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);

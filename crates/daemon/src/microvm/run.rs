@@ -3,8 +3,9 @@
 //! A task of its own, watched by the actor. Invariant: whatever happens, when it returns the VMM has ended and its
 //! sockets are gone.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hull_protocol::agent::{
@@ -23,13 +24,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::agent::{Agent, connect_stream, lost};
-use super::control::Control;
+use super::control::{Control, STATUS};
 use super::exec::{Execs, Session};
 use super::health;
 use super::output::{Input, Output};
 use super::vmm::{Files, Parts, StartError, Vmm};
 use crate::clock::unix_ns;
 use crate::fleet::Host;
+use crate::metrics::boot::{Boot, Phase};
 use crate::network::guest;
 use crate::network::host::networks_of;
 use crate::plan::Resolved;
@@ -85,6 +87,8 @@ pub(super) struct Run {
     pub(super) resolved: Resolved,
     /// As it was when the run began.
     pub(super) record: Record,
+    /// How far its start has come; none where an earlier daemon has started it.
+    pub(super) boot: Option<Boot>,
     pub(super) output: Arc<Output>,
     pub(super) execs: Arc<Execs>,
     /// What an earlier daemon's checks came to.
@@ -183,6 +187,7 @@ impl Run {
     /// Starts the VMM; the ports of the host that lead to it.
     async fn start(&mut self) -> Result<(Vmm, Option<Vec<PublishedPort>>), StartError> {
         let attached = self.host.networks.attach(&self.host.state, &self.record).await?;
+        self.reached(Phase::Network, Instant::now());
         let ports = attached.ports.clone();
         self.networks = attached.networks.clone();
         let record = self.record.clone();
@@ -197,7 +202,15 @@ impl Run {
         let vmm = started.await.unwrap_or_else(|error| {
             Err(StartError::Io("the microVM".into(), std::io::Error::other(error.to_string())))
         })?;
+        self.reached(Phase::Prepare, vmm.started().unwrap_or_else(Instant::now));
         Ok((vmm, Some(ports)))
+    }
+
+    /// Its start had this phase behind it then.
+    fn reached(&mut self, phase: Phase, then: Instant) {
+        if let Some(boot) = &mut self.boot {
+            boot.done(phase, then);
+        }
     }
 
     async fn tell(&self, told: Told) {
@@ -237,8 +250,7 @@ impl Run {
     async fn converse(&mut self, files: &Files) -> Result<(ProcessExit, Agent), RunError> {
         // One that an earlier daemon left paused does not answer.
         drop(self.paused.wait_for(|paused| !*paused).await);
-        let connected = tokio::time::timeout(BOOT_WAIT, Agent::connect(&files.vsock())).await;
-        let mut agent = connected.map_err(|_| RunError::Silent(files.last_words()))??;
+        let mut agent = self.meet(files).await?;
         let process = self.resolved.process.clone();
         let known = agent.ready.processes.iter().find(|known| known.id == process.id).cloned();
         let pumps = match known {
@@ -259,19 +271,43 @@ impl Run {
         Ok((exit, agent))
     }
 
+    /// The guest's agent, as soon as it is ready.
+    async fn meet(&mut self, files: &Files) -> Result<Agent, RunError> {
+        let control = self.boot.as_ref().and(self.control.clone());
+        let mut connecting = pin!(async {
+            let connected = tokio::time::timeout(BOOT_WAIT, Agent::connect(&files.vsock())).await;
+            Ok::<_, RunError>(connected.map_err(|_| RunError::Silent(files.last_words()))??)
+        });
+        let agent = tokio::select! {
+            agent = connecting.as_mut() => Some(agent?),
+            () = answered(control) => None,
+        };
+        self.reached(Phase::Vmm, Instant::now());
+        let agent = match agent {
+            Some(agent) => agent,
+            None => connecting.await?,
+        };
+        self.reached(Phase::Guest, Instant::now());
+        Ok(agent)
+    }
+
     /// Sets the guest up and starts its process.
     async fn begin(
-        &self,
+        &mut self,
         agent: &mut Agent,
         files: &Files,
         process: &ProcessSpec,
     ) -> Result<JoinSet<()>, RunError> {
         agent.request(Command::Setup(Box::new(self.setup()))).await?;
+        self.reached(Phase::Setup, Instant::now());
         let started = agent.ask(Command::Start(Box::new(process.clone()))).await;
         let pumps = self.connect(files, process).await?;
         match started.await {
             Ok(Err(error)) => Err(error.into()),
-            _ => Ok(pumps),
+            _ => {
+                self.reached(Phase::Process, Instant::now());
+                Ok(pumps)
+            }
         }
     }
 
@@ -364,6 +400,14 @@ impl Run {
                 }
             }
         }
+    }
+}
+
+/// Returns when a VMM has answered for the first time: its machine runs then.
+async fn answered(control: Option<Control>) {
+    match control {
+        Some(control) if control.ask(STATUS).await.is_ok() => {}
+        _ => std::future::pending().await,
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use hull_protocol::agent::{COPIES_SERIAL, DATA_SERIAL, IMAGE_SERIAL, volume_serial};
 use hull_protocol::api::Microvm as Record;
@@ -94,8 +95,8 @@ pub(super) struct Vmm {
 
 /// How its end is seen.
 enum Life {
-    /// It is this process's own.
-    Child(Child),
+    /// It is this process's own, started then.
+    Child(Child, Instant),
     /// An earlier daemon started it, with this process id, if it lived to write that down.
     Adopted(Option<(u32, Receiver)>),
 }
@@ -245,9 +246,10 @@ impl Vmm {
             control: Some(descriptors.add(control)),
             first_user: Some(FIRST_USER),
         };
+        let started = Instant::now();
         let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
         let control = Control::connect(&files.control()).ok();
-        Ok(Self { life: Life::Child(child), files, control })
+        Ok(Self { life: Life::Child(child, started), files, control })
     }
 
     /// The VMM that an earlier daemon left running, with this process id, if it still runs.
@@ -286,8 +288,16 @@ impl Vmm {
     /// Its process id, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         match &self.life {
-            Life::Child(child) => child.id(),
+            Life::Child(child, _) => child.id(),
             Life::Adopted(process) => process.as_ref().map(|(pid, _)| *pid),
+        }
+    }
+
+    /// When its process was started, if by this daemon.
+    pub(super) fn started(&self) -> Option<Instant> {
+        match &self.life {
+            Life::Child(_, started) => Some(*started),
+            Life::Adopted(_) => None,
         }
     }
 
@@ -299,7 +309,7 @@ impl Vmm {
     /// Waits for its end; the reason, if the VMM has given one.
     pub(super) async fn ended(&mut self) -> Option<ExitReason> {
         match &mut self.life {
-            Life::Child(child) => {
+            Life::Child(child, _) => {
                 let status = child.wait().await.ok()?;
                 let by_signal = || status.signal().and_then(ExitReason::from_signal);
                 status.code().map_or_else(by_signal, ExitReason::from_status)
@@ -326,7 +336,7 @@ impl Vmm {
             return;
         }
         match &mut self.life {
-            Life::Child(child) => drop(child.kill().await),
+            Life::Child(child, _) => drop(child.kill().await),
             Life::Adopted(Some((_, process))) => {
                 let _ended_meanwhile = pidfd_send_signal(&*process, Signal::KILL);
                 self.ended().await;
