@@ -1,6 +1,8 @@
 //! The life of microVMs, from the API down to a stand-in for the VMM: no guest is needed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "life/console.rs"]
+mod console;
 #[path = "life/full.rs"]
 mod full;
 #[path = "support/daemon.rs"]
