@@ -187,6 +187,7 @@ impl Boot {
             console,
             control: None,
             first_user: Some(FIRST_USER),
+            trace: None,
         })
     }
 }

@@ -89,6 +89,9 @@ fn main() {
     let machine = Machine::default();
     machine.change(|state| state.console = plan.console.output.map(|slot| take(slot).into()));
     write_console(&machine, "the kernel of a stand-in\r\n\u{1b}[2Jand its colours\n");
+    if let Some(trace) = plan.trace {
+        let _full_disk = writeln!(std::io::stderr(), "hull-vmm[{trace}]: stands in for {}", plan.id);
+    }
     let vsock = UnixListener::from(take(plan.vsock.as_ref().unwrap().listener));
     let guest = machine.clone();
     thread::spawn(move || {

@@ -19,6 +19,7 @@ use super::problem::ApiError;
 use super::{Api, query, streamed};
 use crate::microvm::Microvm;
 use crate::microvm::console::Reader;
+use crate::trace;
 
 /// Bytes of any kind: they are the guest's.
 const BYTES: &str = "application/octet-stream";
@@ -56,7 +57,7 @@ async fn console(State(api): State<Api>, Path(id): Path<String>, uri: Uri) -> Re
         reader.skip_to_last(lines).map_err(|error| ApiError::internal(&error))?;
     }
     let (pieces, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
+    trace::spawn(async move {
         if let Err(error) = send_all(&microvm, reader, follow, &pieces).await {
             tracing::warn!("a console cannot be read: {error}");
         }

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::trace::TraceId;
 use hull_protocol::units::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,6 +43,7 @@ use crate::plan::Resolved;
 use crate::space::NoSpace;
 use crate::state::StateError;
 use crate::tenants::quota::OverQuota;
+use crate::trace;
 use crate::volumes::holders::Held;
 use hull_protocol::transfer::Query;
 
@@ -106,7 +108,12 @@ pub enum NoRoom {
     Held(#[from] Held),
 }
 
-type Reply = oneshot::Sender<Result<(), MicrovmError>>;
+/// Who has asked for something.
+struct Reply {
+    to: oneshot::Sender<Result<(), MicrovmError>>,
+    /// In which trace.
+    trace: Option<TraceId>,
+}
 
 enum Command {
     Start,
@@ -367,7 +374,8 @@ impl Microvm {
     }
 
     async fn ask(&self, command: Command) -> Result<(), MicrovmError> {
-        let (reply, answer) = oneshot::channel();
+        let (to, answer) = oneshot::channel();
+        let reply = Reply { to, trace: trace::current() };
         self.commands.send((command, reply)).await.map_err(|_| MicrovmError::Gone)?;
         answer.await.unwrap_or(Err(MicrovmError::Gone))
     }

@@ -156,11 +156,11 @@ impl Files {
 
     /// What the VMM and the guest's kernel said last, for an error.
     pub(super) fn last_words(&self) -> String {
-        let [mut vmm, console] =
-            [self.vmm_log(), self.console()].map(|path| console::last_words(&path, TAIL));
+        let [vmm, console] = [self.vmm_log(), self.console()].map(|path| console::last_words(&path, TAIL));
         // What the jail goes without is no reason for an end.
         let notice = format!("hull-vmm: {JAIL_NOTICE}");
-        vmm = vmm.lines().filter(|line| !line.starts_with(&notice)).collect::<Vec<_>>().join("\n");
+        let said = vmm.lines().map(untraced).filter(|line| !line.starts_with(&notice));
+        let vmm = said.collect::<Vec<_>>().join("\n");
         if vmm.is_empty() { console } else { vmm }
     }
 }
@@ -213,7 +213,7 @@ impl Vmm {
             let file = descriptors.add(copies);
             disks.push(DiskPlan { file, read_only: true, serial: COPIES_SERIAL.into() });
         }
-        let limits = limits(host, parts.record, resolved);
+        let (limits, trace) = (limits(host, parts.record, resolved), parts.record.trace);
         let nets = parts.nets(&mut descriptors);
         let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
         let control = control::listen(&files.control()).map_err(made(&files.control()))?;
@@ -238,6 +238,7 @@ impl Vmm {
             },
             control: Some(descriptors.add(control)),
             first_user: Some(FIRST_USER),
+            trace,
         };
         let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
         let control = Control::connect(&files.control()).ok();
@@ -328,6 +329,12 @@ impl Vmm {
             Life::Adopted(None) => tracing::error!("the VMM of {} does not end", self.files.run.display()),
         }
     }
+}
+
+/// A line of a VMM's log, without the trace that it is in.
+fn untraced(line: &str) -> String {
+    let traced = line.strip_prefix("hull-vmm[").and_then(|rest| rest.split_once("]: "));
+    traced.map_or_else(|| line.to_owned(), |(_, said)| format!("hull-vmm: {said}"))
 }
 
 /// What a VMM is limited to on this host.
