@@ -7,6 +7,8 @@ mod console;
 mod full;
 #[path = "support/daemon.rs"]
 mod support;
+#[path = "life/trace.rs"]
+mod trace;
 #[path = "life/volumes.rs"]
 mod volumes;
 

@@ -35,6 +35,7 @@ mod rm;
 mod rmi;
 mod run;
 mod serve;
+mod serve_log;
 mod start;
 mod stats;
 mod stop;
