@@ -5,6 +5,7 @@
 #[path = "support/vmm.rs"]
 mod vmm;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use hull_protocol::control::{Command, PACKET_MAX, VmmStatus};
 use hull_protocol::exit::ExitReason;
+use hull_protocol::trace::TraceId;
 use hull_protocol::units::Bytes;
-use vmm::{LIMIT, Vmm};
+use vmm::{Extras, LIMIT, Vmm};
 
 /// Long enough for what is under way to arrive; nothing is expected to come later.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -107,6 +109,18 @@ fn what_the_host_sends_to_a_paused_guest_arrives_once_it_goes_on() {
     drop(client);
     assert_eq!(peer.hear_end(), ExitReason::PowerOff);
     assert_eq!(vmm.wait().status, 0);
+}
+
+#[test]
+fn what_a_vmm_logs_is_in_the_trace_of_its_plan() {
+    let trace: TraceId = "4bf92f3577b34da6a3ce929d0e0e4736".parse().unwrap();
+    // A control group that cannot be entered.
+    let extras = Extras::default().trace(trace).groups(vec![File::open("/dev/null").unwrap()]);
+    let ended = Vmm::with("do=tick", extras).wait();
+    assert_eq!(ended.status, 1, "{}", ended.log);
+    let lines: Vec<&str> = ended.log.lines().collect();
+    let traced = lines.iter().all(|line| line.starts_with(&format!("hull-vmm[{trace}]: ")));
+    assert!(traced && lines.iter().any(|line| line.contains("control group")), "{}", ended.log);
 }
 
 #[test]

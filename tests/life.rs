@@ -1,12 +1,16 @@
 //! The life of microVMs, from the API down to a stand-in for the VMM: no guest is needed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+#[path = "life/console.rs"]
+mod console;
 #[path = "life/ends.rs"]
 mod ends;
 #[path = "life/full.rs"]
 mod full;
 #[path = "support/daemon.rs"]
 mod support;
+#[path = "life/trace.rs"]
+mod trace;
 #[path = "life/volumes.rs"]
 mod volumes;
 

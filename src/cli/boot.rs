@@ -189,6 +189,7 @@ impl Boot {
             console,
             control: None,
             first_user: Some(FIRST_USER),
+            trace: None,
         })
     }
 }

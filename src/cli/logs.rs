@@ -34,9 +34,9 @@ pub(super) struct Logs {
 
 /// How many lines; none is all.
 #[derive(Clone, Copy, Debug)]
-struct Tail(Option<u64>);
+pub(super) struct Tail(pub(super) Option<u64>);
 
-fn tail(text: &str) -> Result<Tail, String> {
+pub(super) fn tail(text: &str) -> Result<Tail, String> {
     match text {
         "all" => Ok(Tail(None)),
         text => text.parse().map(|lines| Tail(Some(lines))).map_err(|_| "write a number, or all".into()),

@@ -8,6 +8,7 @@ mod audit;
 mod boot;
 mod bounded_log;
 mod completion;
+mod console;
 mod container;
 mod cp;
 mod create;
@@ -34,6 +35,7 @@ mod rm;
 mod rmi;
 mod run;
 mod serve;
+mod serve_log;
 mod start;
 mod stats;
 mod stop;
@@ -80,6 +82,7 @@ enum Verb {
     Ps(ps::Ps),
     Top(top::Top),
     Logs(logs::Logs),
+    Console(console::Console),
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
     Stop(stop::Stop),
@@ -163,6 +166,7 @@ impl Verb {
             Self::Top(verb) => block_on(verb.run(host)),
             Self::Ps(verb) => block_on(verb.run(host)),
             Self::Logs(verb) => block_on(verb.run(host)),
+            Self::Console(verb) => block_on(verb.run(host)),
             Self::Inspect(verb) => block_on(verb.run(host)),
             Self::Wait(verb) => block_on(verb.run(host)),
             Self::Stop(verb) => block_on(verb.run(host)),

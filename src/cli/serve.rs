@@ -16,6 +16,7 @@ use hull_daemon::serve::{ServeConfig, TcpConfig, serve};
 use tracing_subscriber::EnvFilter;
 
 use super::bounded_log::BoundedLog;
+use super::serve_log::LogFormat;
 use crate::client::bind;
 
 /// How long a daemon that was started on demand stays without anything to do.
@@ -60,6 +61,9 @@ pub(super) struct Serve {
     /// Which images tenants may bring, and whose signatures they need; see docs/images.md
     #[arg(long, value_name = "FILE")]
     image_policy: Option<PathBuf>,
+    /// How the log is written [default: $HULL_LOG_FORMAT, or human]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// Standard input is the listening socket
     #[arg(long, hide = true)]
     listen_stdin: bool,
@@ -78,11 +82,11 @@ impl Serve {
         let (mut paths, tcp) = (Paths::of_user(), self.tcp());
         paths.data = self.data_dir.unwrap_or(paths.data);
         paths.run = self.run_dir.unwrap_or(paths.run);
+        let format = LogFormat::chosen(self.log_format)?;
         let filter = EnvFilter::try_from_env("HULL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
         // One that was started on demand writes into its own file, which it keeps short.
         let log = (self.on_demand && self.listen_stdin).then(|| paths.log());
-        let writer = BoundedLog::new(log);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false).init();
+        format.install(filter, BoundedLog::new(log));
         let listener = if self.listen_stdin { inherited()? } else { own(&paths)? };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let overcommit =

@@ -1,6 +1,6 @@
-//! The body of an answer as bytes for a thread that blocks.
+//! The body of an answer as bytes, for a thread that blocks or a task.
 //!
-//! Owner: the thread that reads. Invariant: at most [`AHEAD`] pieces wait in memory; a body that breaks off is an
+//! Owner: who reads. Invariant: at most [`AHEAD`] pieces wait in memory; a body that breaks off is an
 //! error, not an end.
 
 use std::io::{self, Read};
@@ -35,6 +35,11 @@ impl Download {
             }
         });
         Self { pieces, current: Bytes::new() }
+    }
+
+    /// The next piece, for a task; none at the end.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.pieces.recv().await.transpose()
     }
 }
 

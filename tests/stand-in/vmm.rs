@@ -1,7 +1,8 @@
 //! A stand-in for `hull-vmm`: it takes a plan, speaks the control protocol and the agent's, and runs no guest.
 //!
 //! What its process does is in the container's command: `stay`, `sleep MS`, `exit STATUS`, `say LINES`, `tick MS`,
-//! `crash`, `bug`, `flood SECONDS`; `stubborn` hears no signal but SIGKILL, `wedged` not that one either but the power button, `dead` nothing.
+//! `console LINES`, `crash`, `bug`, `flood SECONDS`; `stubborn` hears no signal but SIGKILL, `wedged` not that one either but the
+//! power button, `dead` nothing.
 #![allow(unsafe_code, reason = "a descriptor known only by its number becomes an owned one")]
 #![allow(clippy::unwrap_used, reason = "it stands in a test, which sees it end")]
 
@@ -43,6 +44,7 @@ struct State {
     /// The newest connection of the host.
     host: Option<UnixStream>,
     pressed: bool,
+    console: Option<File>,
 }
 
 struct Process {
@@ -89,6 +91,11 @@ fn main() {
         File::from(take(*group)).write_all(b"0").unwrap();
     }
     let machine = Machine::default();
+    machine.change(|state| state.console = plan.console.output.map(|slot| take(slot).into()));
+    write_console(&machine, "the kernel of a stand-in\r\n\u{1b}[2Jand its colours\n");
+    if let Some(trace) = plan.trace {
+        let _full_disk = writeln!(std::io::stderr(), "hull-vmm[{trace}]: stands in for {}", plan.id);
+    }
     let vsock = UnixListener::from(take(plan.vsock.as_ref().unwrap().listener));
     let guest = machine.clone();
     thread::spawn(move || {
@@ -263,6 +270,13 @@ fn behave(machine: &Machine, args: &[String]) -> i32 {
     let number: u64 = args.get(1).and_then(|number| number.parse().ok()).unwrap_or(0);
     match word {
         "exit" => return i32::try_from(number).unwrap_or(1),
+        "console" => {
+            for line in 0..number {
+                write_console(machine, &format!("line {line}\n"));
+                thread::sleep(TICK);
+            }
+            return 0;
+        }
         "crash" => machine.end(ExitReason::GuestPanic),
         "bug" => {
             eprintln!("hull-vmm met a bug and ends: it stands in for one");
@@ -306,6 +320,13 @@ fn behave(machine: &Machine, args: &[String]) -> i32 {
         let slice = if matches!(word, "sleep" | "tick") { TICK } else { Duration::from_secs(60) };
         drop(machine.0.1.wait_timeout_while(machine.lock(), slice, |state| heard(state) == before).unwrap());
         passed += TICK;
+    }
+}
+
+/// Prints on the guest's console, which may be on a full disk.
+fn write_console(machine: &Machine, text: &str) {
+    if let Some(console) = &mut machine.lock().console {
+        let _full_disk = console.write_all(text.as_bytes());
     }
 }
 

@@ -19,6 +19,7 @@ use hull_protocol::network::NetPlan;
 use hull_protocol::plan::{
     BootPlan, ConsolePlan, CpuModel, DiskPlan, EntryPlan, FIRST_USER, KernelPlan, Slot, VsockPlan,
 };
+use hull_protocol::trace::TraceId;
 use hull_protocol::units::Bytes;
 use rustix::fd::OwnedFd;
 use rustix::net::{
@@ -68,12 +69,19 @@ pub struct Extras {
     descriptors: Descriptors,
     nets: Vec<NetPlan>,
     cgroups: Vec<Slot>,
+    trace: Option<TraceId>,
 }
 
 impl Extras {
     /// A network card on a tap.
     pub fn card(mut self, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
         self.nets.push(card(self.descriptors.add(tap)));
+        self
+    }
+
+    /// The trace that its log is in.
+    pub fn trace(mut self, trace: TraceId) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -131,7 +139,7 @@ impl Vmm {
         (kernel, initrd): (&Path, Option<&Path>),
         memory: Bytes,
         cmdline: &str,
-        Extras { mut descriptors, nets, cgroups }: Extras,
+        Extras { mut descriptors, nets, cgroups, trace }: Extras,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place = |name: &str| dir.path().join(name);
@@ -166,6 +174,7 @@ impl Vmm {
             console: ConsolePlan { input: None, output: Some(descriptors.add(write)), limit: None },
             control: Some(descriptors.add(control_listener(&place("control")))),
             first_user: Some(FIRST_USER),
+            trace,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let vmm = Path::new(env!("CARGO_BIN_EXE_hull")).with_file_name("hull-vmm");

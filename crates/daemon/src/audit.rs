@@ -134,8 +134,7 @@ impl Inner {
         self.last = (unix_ns() / 1000).max(self.last.saturating_add(1));
         entry.id = self.last;
         entry.time = rfc3339(SystemTime::now());
-        cut(&mut entry.object);
-        cut(&mut entry.action);
+        (entry.object, entry.action) = (cut(&entry.object), cut(&entry.action));
         let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
         let log = if entry.status >= 400 { &mut self.refused } else { &mut self.done };
@@ -198,12 +197,13 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     name.into()
 }
 
-fn cut(text: &mut String) {
-    if text.len() > TEXT_MAX {
-        let end = (0..=TEXT_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+/// As much of what somebody wrote as is kept.
+pub(crate) fn cut(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
     }
+    let kept = (0..=TEXT_MAX).rev().find_map(|end| text.get(..end)).unwrap_or_default();
+    format!("{kept}…")
 }
 
 /// The entries of a file; lines that are none are left out.

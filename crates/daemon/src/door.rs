@@ -23,9 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{HeaderMap, Method, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse, Response};
 use hull_protocol::api::AuditEntry;
+use hull_protocol::trace::TRACE_HEADER;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
@@ -34,10 +35,12 @@ pub use self::peers::{Peer, Peers};
 pub use self::tls::{TlsError, TlsFiles, acceptor};
 use crate::api::problem::ApiError;
 use crate::api::{self, Api};
+use crate::audit;
 use crate::fleet::Fleet;
 use crate::paths::Paths;
 use crate::tenants::Tenants;
 use crate::tenants::principal::{Principal, Unknown};
+use crate::trace;
 use crate::view::View;
 
 /// Names the tenant that somebody who administers the host acts for.
@@ -91,18 +94,32 @@ impl Door {
         Self { fleet, on_demand, routers: Mutex::default(), open: api::open_router() }
     }
 
-    /// Answers a request.
+    /// Answers a request, in its trace.
     async fn answer<B>(&self, peer: &Peer, request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let (began, method) = (Instant::now(), request.method().clone());
+        let trace = trace::of_request(request.headers());
+        let mut response = trace::within(trace, self.admit(peer, request)).await;
+        if let Ok(value) = HeaderValue::try_from(trace.to_string()) {
+            response.headers_mut().insert(TRACE_HEADER, value);
+        }
+        response
+    }
+
+    /// Lets a request in, or refuses it.
+    async fn admit<B>(&self, peer: &Peer, request: Request<B>) -> Response
+    where
+        B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let method = request.method().clone();
         let mut line = Line::new(&self.fleet, peer, &request);
         let response = self.lead(peer, request, &mut line).await;
         line.answered(&response);
-        let metrics = &self.fleet.host().metrics;
-        metrics.answered(&method, api::route_of(&response), response.status().as_u16(), began.elapsed());
+        let (metrics, status) = (&self.fleet.host().metrics, response.status().as_u16());
+        metrics.answered(&method, api::route_of(&response), status, line.began.elapsed());
         response
     }
 
@@ -218,9 +235,10 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unknown> {
     Ok(Some(token.trim()))
 }
 
-/// The line of a request in the audit log, written at the latest when the request is given up.
+/// The line of a request in the audit log, written at the latest when the request is given up; and in the daemon's own.
 struct Line<'a> {
     fleet: &'a Fleet,
+    began: Instant,
     entry: AuditEntry,
     changes: bool,
     done: bool,
@@ -235,12 +253,13 @@ impl<'a> Line<'a> {
         let entry = AuditEntry {
             who,
             from: peer.to_string(),
-            action: request.method().to_string(),
-            object: request.uri().path().to_owned(),
+            action: audit::cut(request.method().as_str()),
+            object: audit::cut(request.uri().path()),
+            trace: trace::current(),
             ..AuditEntry::default()
         };
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-        Self { fleet, entry, changes, done: false }
+        Self { fleet, began: Instant::now(), entry, changes, done: false }
     }
 
     fn is_by(&mut self, principal: &Principal) {
@@ -257,6 +276,11 @@ impl<'a> Line<'a> {
 
     fn write(&mut self) {
         self.done = true;
+        let AuditEntry { action, object, status, who, .. } = &self.entry;
+        let took_ms = self.began.elapsed().as_millis();
+        let said = if *status == 0 { "request given up" } else { "request answered" };
+        // What the client wrote is shown as a quoted text.
+        tracing::debug!(method = ?action, path = ?object, who, status, took_ms, "{said}");
         if self.changes || self.entry.status >= 400 {
             self.fleet.host().audit.write(std::mem::take(&mut self.entry));
         }

@@ -330,6 +330,7 @@ impl Fleet {
             revision: 1,
             restarts: 0,
             stop_requested: false,
+            trace: None,
             spec,
         };
         let _alone = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
@@ -406,12 +407,17 @@ fn at_rest(state: Life) -> bool {
 
 /// 32 hexadecimal digits that nobody can guess.
 pub(crate) fn new_id() -> String {
-    let mut bytes = [0; 16];
+    random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
 }
 
 /// Two words for people; after a few tries, a number too.

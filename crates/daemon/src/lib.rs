@@ -13,6 +13,7 @@
 //! | [`volumes`] | disks that outlive microVMs, and who has which |
 //! | [`resolver`] | names of containers, for each network |
 //! | [`network`] | the host's networks |
+//! | `trace` | which request a line of a log belongs to |
 //! | [`events`], [`stats`], [`metrics`] | what happens, and what it costs |
 //! | [`cgroup`], [`capacity`], [`space`] | what the host gives, and where that ends |
 //! | [`plan`], [`launch`], [`disk`] | from a specification to a running `hull-vmm`, which is spawned and never linked |
@@ -43,6 +44,7 @@ pub mod space;
 pub mod state;
 pub mod stats;
 pub mod tenants;
+mod trace;
 pub mod trust;
 pub mod view;
 pub mod volumes;

@@ -16,6 +16,7 @@ use crate::exit::ExitReason;
 use crate::health::Health;
 use crate::network::PublishedPort;
 use crate::spec::MicrovmSpec;
+use crate::trace::TraceId;
 use crate::units::Bytes;
 
 /// A failed request: `application/problem+json`, RFC 9457.
@@ -32,6 +33,9 @@ pub struct Problem {
     pub status: u16,
     /// What was wrong this time and what to do about it.
     pub detail: String,
+    /// The trace of the request, by which the daemon's log has more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
 }
 
 /// The life of a microVM.
@@ -151,6 +155,9 @@ pub struct Microvm {
     /// Whether it was told to stop since it was last started.
     #[serde(default)]
     pub stop_requested: bool,
+    /// The trace of the request that started it last, by which logs have its run; its restart policy keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
 }
 
 /// One image in the store.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`mount`], [`network`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
+//! | all of them, and logs | [`trace`] |
 //! | daemon to `hull-agent` in the guest | [`agent`] and [`transfer`], framed by [`frame`] |
 //!
 //! Invariant: every type that is read from outside refuses unknown fields and out-of-range values when it
@@ -26,5 +27,6 @@ pub mod network;
 pub mod plan;
 pub mod spec;
 pub mod stream;
+pub mod trace;
 pub mod transfer;
 pub mod units;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::life::DiskLimit;
 use crate::network::NetPlan;
+use crate::trace::TraceId;
 use crate::units::Bytes;
 
 /// An inherited descriptor, by the number it has in the VMM process.
@@ -76,6 +77,9 @@ pub struct BootPlan {
     /// it stays who it is.
     #[serde(default)]
     pub first_user: Option<u32>,
+    /// The trace of the request that had it started, for log lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
 }
 
 /// What the guest's processors look like.

@@ -59,6 +59,9 @@ pub fn run() -> ExitCode {
         Ok(plan) => plan,
         Err(error) => return refuse(&error, 2),
     };
+    if let Some(trace) = plan.trace {
+        logger::trace(trace);
+    }
     if let Err(error) = enter_groups(&plan, &mut slots) {
         return refuse(&error, 1);
     }

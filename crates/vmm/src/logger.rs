@@ -1,8 +1,9 @@
 //! Log lines on standard error, at most so many a second: a guest cannot fill a disk through its VMM's log.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use hull_protocol::trace::TraceId;
 use log::{LevelFilter, Log, Metadata, Record};
 
 /// Lines that are written in one [`WINDOW`]; the rest is counted.
@@ -11,15 +12,30 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Lines that are written in a VM's whole life.
 const ALL_LINES_MAX: u32 = 10_000;
 
-struct Logger(Mutex<Budget>);
+struct Logger {
+    budget: Mutex<Budget>,
+    /// The trace that all lines are in, once it is known.
+    trace: OnceLock<TraceId>,
+}
 
-static LOGGER: Logger = Logger(Mutex::new(Budget { window: None, lines: 0, all_lines: 0 }));
+static LOGGER: Logger =
+    Logger { budget: Mutex::new(Budget { window: None, lines: 0, all_lines: 0 }), trace: OnceLock::new() };
 
 /// Makes this the process's logger.
 pub(crate) fn install() {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+}
+
+/// Has all lines from now on say that they are in this trace.
+pub(crate) fn trace(trace: TraceId) {
+    let _set_before = LOGGER.trace.set(trace);
+}
+
+/// How a line begins.
+fn prefix(trace: Option<&TraceId>) -> String {
+    trace.map_or_else(|| "hull-vmm: ".to_owned(), |trace| format!("hull-vmm[{trace}]: "))
 }
 
 /// What may still be written.
@@ -55,12 +71,14 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut budget = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut budget = self.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(dropped) = budget.admit(Instant::now()) {
+            let prefix = prefix(self.trace.get());
             if dropped > 0 {
-                eprintln!("hull-vmm: {dropped} lines left out");
+                eprintln!("{prefix}{dropped} lines left out");
             }
-            eprintln!("hull-vmm: {}", record.args());
+            // What a bug says has several lines, which stay one.
+            eprintln!("{prefix}{}", record.args().to_string().replace('\n', " "));
         }
     }
 
@@ -70,6 +88,13 @@ impl Log for Logger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_says_which_trace_it_is_in() {
+        let trace: TraceId = "4bf92f3577b34da6a3ce929d0e0e4736".parse().expect("a trace");
+        assert_eq!(prefix(Some(&trace)), "hull-vmm[4bf92f3577b34da6a3ce929d0e0e4736]: ");
+        assert_eq!(prefix(None), "hull-vmm: ");
+    }
 
     #[test]
     fn lines_are_bounded_by_the_second_and_in_all() {

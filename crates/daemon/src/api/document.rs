@@ -19,6 +19,8 @@ use super::problem::{KNOWN, Known};
 /// The kinds of problems that every request can end in.
 const ALWAYS: [&str; 6] =
     ["invalid", "unauthorized", "forbidden", "not-found", "too-many-requests", "internal"];
+/// The header of every answer.
+const TRACE: &str = "Hull-Trace-Id";
 /// The kind for a body over the limit.
 const TOO_LARGE: &str = "too-large";
 
@@ -138,9 +140,7 @@ impl Document {
     fn answer(&mut self, answer: &Answer) -> Value {
         let mut described = Map::new();
         described.insert("description".into(), answer.says.into());
-        if !answer.headers.is_empty() {
-            described.insert("headers".into(), headers(answer.headers));
-        }
+        described.insert("headers".into(), headers(answer.headers));
         if let Some(content) = &answer.content {
             described.insert("content".into(), self.content(content));
         }
@@ -247,9 +247,11 @@ fn join(answer: &mut Map<String, Value>, other: Value) {
     }
 }
 
+/// These headers, besides that of every answer.
 fn headers(names: &[&str]) -> Value {
     let named = names
         .iter()
+        .chain(&[TRACE])
         .map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")})));
     Value::Object(named.collect())
 }
@@ -264,11 +266,12 @@ fn failure(status: u16, kinds: &[&Known]) -> Value {
         "properties": {"type": {"enum": types}, "status": {"const": status}},
     });
     let mut answer = json!({"description": about.join("\n\n"), "content": {PROBLEM: {"schema": schema}}});
-    match status {
-        401 => answer["headers"] = headers(&["WWW-Authenticate"]),
-        429 => answer["headers"] = headers(&["Retry-After"]),
-        _ => {}
-    }
+    let more: &[&str] = match status {
+        401 => &["WWW-Authenticate"],
+        429 => &["Retry-After"],
+        _ => &[],
+    };
+    answer["headers"] = headers(more);
     answer
 }
 

@@ -8,7 +8,9 @@ pub(super) const ABOUT: &str = "Hull runs each container image in a microVM of i
 (`curl --unix-socket /run/hull/hull.sock http://hull/v1/system`) the kernel says who you are, and no token is needed; over \
 TCP every request carries one. Failures are `application/problem+json` (RFC 9457): a client acts on the `type`, a person \
 reads the `detail`. Unknown fields and parameters are refused. Whole numbers are written without a \
-fraction. Fields that are not set are left out of answers. Sizes are in bytes, times are RFC 3339, UTC.";
+fraction. Fields that are not set are left out of answers. Sizes are in bytes, times are RFC 3339, UTC. Every request \
+belongs to a trace, the one of its `traceparent` header (W3C Trace Context) or a new one: its id is in the answer's \
+`Hull-Trace-Id`, and in every line of a log that the request caused.";
 
 /// What the tags are about, in the order in which they are shown.
 pub(super) const TAGS: [(&str, &str); 12] = [
@@ -80,10 +82,15 @@ pub(super) fn request_headers() -> [(&'static str, &'static str, bool, Value); 5
 }
 
 /// Headers of answers.
-pub(super) fn answer_headers() -> [(&'static str, &'static str, Value); 8] {
+pub(super) fn answer_headers() -> [(&'static str, &'static str, Value); 9] {
     let text = json!({"type": "string"});
     [
         ("Connection", "`Upgrade`.", text.clone()),
+        (
+            "Hull-Trace-Id",
+            "The trace of the request, by which logs have it.",
+            json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}),
+        ),
         ("ETag", "The revision of what is answered, for `If-Match`.", text.clone()),
         ("Idempotency-Replayed", "`true` when this is the answer to an earlier request.", text.clone()),
         ("Link", "The next page (RFC 8288), where there is one.", text.clone()),

@@ -20,6 +20,7 @@ use super::problem::ApiError;
 use super::{Api, query, streamed};
 use crate::clock;
 use crate::events::{Found, Reader};
+use crate::trace;
 
 /// What is asked of events.
 pub(super) fn operations() -> Vec<Operation> {
@@ -107,7 +108,7 @@ pub(super) async fn events(
     };
     let (sender, receiver) = mpsc::channel(1);
     let stream = Stream { reader, filter, since: since.unwrap_or(0), until, follow };
-    tokio::spawn(async move {
+    trace::spawn(async move {
         let _reader_has_left = stream.run(&sender).await;
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];

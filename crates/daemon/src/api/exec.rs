@@ -26,6 +26,7 @@ use super::{Api, access, body, query};
 use crate::microvm::exec::{ExecError, Execs, front};
 use crate::microvm::output::{Input, Sent};
 use crate::plan;
+use crate::trace;
 
 /// What is asked of further processes.
 pub(super) fn operations() -> Vec<Operation> {
@@ -112,7 +113,7 @@ pub(super) async fn start(
     let _how_it_went_is_on_the_stream = execs.start(&id, Some(front))?;
     let client = Client { execs, record };
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    trace::spawn(async move {
         match upgrade.await {
             Ok(connection) => client.serve(TokioIo::new(connection), output, input).await,
             Err(error) => {

@@ -96,8 +96,10 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     let Get { path, follow, name } = query(&uri)?;
     let transfer = api.fleet.find(&id)?.ask_for(&Query::Pack { path, follow, name }).await?;
+    // It goes on after the answer has begun.
+    let span = tracing::Span::current();
     let archive = transfer.archive().inspect_err(move |error| {
-        tracing::warn!("a copy out of microVM {id} broke off: {}", chain(error));
+        span.in_scope(|| tracing::warn!(%id, "a copy out of the microVM broke off: {}", chain(error)));
     });
     Ok(([(header::CONTENT_TYPE, TAR)], Body::from_stream(Box::pin(archive))).into_response())
 }

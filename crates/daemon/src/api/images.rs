@@ -24,6 +24,7 @@ use super::kernels::blocking;
 use super::operation::{NDJSON, Operation, delete, done, get, json, lines, post};
 use super::problem::ApiError;
 use super::{Api, Remove, body, page, query};
+use crate::trace;
 use crate::trust::Wanted;
 
 /// What is asked of images.
@@ -96,7 +97,7 @@ pub(super) async fn pull(State(api): State<Api>, bytes: Bytes) -> Result<Respons
     }
     let images = api.fleet.room_for_images()?;
     let (lines, progress) = mpsc::channel(LINES);
-    let pull = tokio::spawn(async move {
+    let pull = trace::spawn(async move {
         let shown = lines.clone();
         // A client that is slow to read misses steps on the way, never the last line.
         let report = move |step| drop(shown.try_send(step));

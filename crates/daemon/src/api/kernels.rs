@@ -19,6 +19,7 @@ use super::operation::{Operation, delete, done, get, json, post};
 use super::problem::ApiError;
 use super::{Api, access, page, query};
 use crate::kernel::{ImportOptions, ImportSource};
+use crate::trace;
 
 /// What is asked of kernels.
 pub(super) fn operations() -> Vec<Operation> {
@@ -41,7 +42,7 @@ pub(super) fn operations() -> Vec<Operation> {
 pub(super) async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
+    match trace::spawn_blocking(work).await {
         Ok(done) => done.map_err(Into::into),
         Err(error) => Err(ApiError::internal(&error)),
     }

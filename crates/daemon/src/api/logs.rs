@@ -23,6 +23,7 @@ use super::{Api, query, streamed};
 use crate::clock::rfc3339_nanos;
 use crate::microvm::Microvm;
 use crate::microvm::log::Record;
+use crate::trace;
 
 /// The media type of frames, [`hull_protocol::stream`].
 const FRAMES: &str = "application/vnd.hull.stream";
@@ -70,7 +71,7 @@ pub(super) async fn logs(
     let microvm = api.fleet.find(&id)?;
     let (frames, receiver) = mpsc::channel(4);
     let stamps = timestamps.then(Stamps::default);
-    tokio::spawn(async move {
+    trace::spawn(async move {
         let mut sender = Sender { frames, stamps };
         let _reader_has_left = sender.send_all(&microvm, Wanted { follow, tail, since, until }).await;
     });

@@ -21,6 +21,7 @@ use super::operation::{Operation, bytes, get, json, lines};
 use super::problem::ApiError;
 use super::{Api, access, query, streamed};
 use crate::metrics::{Present, TenantNow};
+use crate::trace;
 
 /// The media type of metrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -97,7 +98,7 @@ where
     F: Future<Output = Option<T>> + Send,
 {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
+    trace::spawn(async move {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod console;
 mod docs;
 mod document;
 mod events;
@@ -65,6 +66,7 @@ fn operations() -> Vec<Operation> {
         microvms::steps(),
         streams::operations(),
         logs::operations(),
+        console::operations(),
         files::operations(),
         measure::operations(),
         exec::operations(),

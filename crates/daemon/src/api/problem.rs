@@ -17,6 +17,7 @@ use crate::network::NetworkError;
 use crate::plan::PlanError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
+use crate::trace;
 use crate::trust::Untrusted;
 use crate::volumes::VolumeError;
 
@@ -189,7 +190,8 @@ pub struct ApiError(Problem);
 
 impl ApiError {
     pub(super) fn new(status: u16, kind: &str, title: &str, detail: String) -> Self {
-        Self(Problem { kind: format!("/problems/{kind}"), title: title.into(), status, detail })
+        let (kind, trace) = (format!("/problems/{kind}"), trace::current());
+        Self(Problem { kind, title: title.into(), status, detail, trace })
     }
 
     /// One of [`KNOWN`].

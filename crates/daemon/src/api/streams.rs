@@ -18,6 +18,7 @@ use super::problem::ApiError;
 use super::{Api, query};
 use crate::microvm::Microvm;
 use crate::microvm::output::{Input, Sent};
+use crate::trace;
 
 /// What is asked of streams.
 pub(super) fn operations() -> Vec<Operation> {
@@ -56,7 +57,7 @@ pub(super) async fn attach(
     // From here on nothing the process prints is missed.
     let output = microvm.output().attach();
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    trace::spawn(async move {
         match upgrade.await {
             Ok(connection) => serve(microvm, stdin, TokioIo::new(connection), output).await,
             Err(error) => tracing::debug!("an attached client left before it began: {error}"),

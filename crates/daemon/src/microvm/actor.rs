@@ -11,6 +11,7 @@ use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use hull_protocol::health::Health;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::control::Control;
 use super::exec::Execs;
@@ -26,6 +27,7 @@ use crate::fleet::Host;
 use crate::metrics::boot::Boot;
 use crate::plan::Resolved;
 use crate::tenants::{Tally, quota};
+use crate::trace;
 use crate::volumes::holders::Claim;
 
 /// How long one that an earlier daemon was stopping may take from now on.
@@ -144,6 +146,7 @@ impl Actor {
             if self.run.is_none() && !self.deleting.is_empty() && self.remove(&mut inbox) {
                 return;
             }
+            let span = self.span();
             let happened = async {
                 match &mut self.run {
                     Some(run) => run.next().await,
@@ -151,19 +154,27 @@ impl Actor {
                 }
             };
             tokio::select! {
-                happened = happened => self.note(happened).await,
-                () = at(self.next_start) => self.start_again(),
+                happened = happened => self.note(happened).instrument(span).await,
+                () = at(self.next_start) => span.in_scope(|| self.start_again()),
                 asked = inbox.recv() => match asked {
                     Some((command, reply)) => match admit(self.record.state, command.ask()) {
                         Verdict::Refuse(why) => answer(reply, Err(MicrovmError::Refused(why))),
                         Verdict::Done => answer(reply, Ok(())),
-                        Verdict::Go => self.obey(command, reply).await,
+                        Verdict::Go => {
+                            let span = trace::of_microvm(&self.record.id, reply.trace);
+                            self.obey(command, reply).instrument(span).await;
+                        }
                     },
                     // The fleet has let go of it: the daemon ends.
                     None => return,
                 },
             }
         }
+    }
+
+    /// What its run does is in the trace of the request that started it.
+    fn span(&self) -> Span {
+        trace::of_microvm(&self.record.id, self.record.trace)
     }
 
     /// Does what admission has let through.
@@ -234,9 +245,10 @@ impl Actor {
             told,
             control: None,
         };
-        tokio::spawn(async move {
+        let whole = async move {
             let _the_actor_has_gone = done.send(run.run().await);
-        });
+        };
+        tokio::spawn(whole.instrument(self.span()));
         let (began, ran) = (Instant::now(), adopted_ran);
         self.run = Some(Handle {
             orders,
@@ -265,6 +277,8 @@ impl Actor {
 
     /// Removes what is left of it; whether that was all.
     fn remove(&mut self, inbox: &mut mpsc::Receiver<(Command, Reply)>) -> bool {
+        let asked = self.deleting.first().and_then(|reply| reply.trace);
+        let _logged_so = trace::of_microvm(&self.record.id, asked).entered();
         let files = Files::new(&self.host, &self.record.id);
         // Forgotten first: what a daemon that dies in between leaves is nobody's, and the next one clears it away.
         let forgotten = self.host.state.remove(&self.record.id).map_err(MicrovmError::State);
@@ -276,7 +290,7 @@ impl Actor {
         }
         let removed = forgotten.and_then(|()| files.remove().map_err(MicrovmError::Files));
         if let Err(error) = &removed {
-            tracing::error!("microVM {} is not removed: {}", self.record.id, chain(error));
+            tracing::error!("the microVM is not removed: {}", chain(error));
         }
         let mut waiting = std::mem::take(&mut self.deleting).into_iter();
         if let Some(first) = waiting.next() {
@@ -310,7 +324,9 @@ impl Actor {
                 let starts = self.record.state == State::Starting;
                 if starts {
                     self.record.state = State::Running;
-                    self.host.metrics.booted(took.unwrap_or_default());
+                    let took = took.unwrap_or_default();
+                    self.host.metrics.booted(took);
+                    tracing::info!(took_ms = took.as_millis(), "microVM started");
                 }
                 self.remember();
                 if starts {
@@ -349,6 +365,8 @@ impl Actor {
             None if own => State::Stopped,
             None => State::Failed,
         };
+        let reason = exit.reason.map(tracing::field::display);
+        tracing::info!(status = exit.status, reason, oom_killed = exit.oom_killed, "microVM ended");
         self.record.exit = Some(exit.clone());
         self.record.finished_at = Some(rfc3339(SystemTime::now()));
         self.record.vmm_pid = None;
@@ -385,8 +403,8 @@ impl Actor {
     fn forget_if_wanted(&mut self) {
         let over = matches!(self.record.state, State::Stopped | State::Failed);
         if over && self.record.spec.auto_remove && self.deleting.is_empty() {
-            let (reply, _nobody_asked) = oneshot::channel();
-            self.deleting.push(reply);
+            let (to, _nobody_asked) = oneshot::channel();
+            self.deleting.push(Reply { to, trace: self.record.trace });
         }
     }
 
@@ -405,7 +423,7 @@ impl Actor {
     fn remember(&mut self) {
         self.record.revision = self.record.revision.saturating_add(1);
         if let Err(error) = self.host.state.update(&self.record) {
-            tracing::error!("microVM {}: {}", self.record.id, chain(&error));
+            tracing::error!("the microVM's record is not kept: {}", chain(&error));
         }
         self.show();
     }
@@ -424,5 +442,5 @@ async fn at(time: Option<Instant>) {
 }
 
 fn answer(reply: Reply, result: Result<(), MicrovmError>) {
-    let _asker_has_gone = reply.send(result);
+    let _asker_has_gone = reply.to.send(result);
 }

@@ -23,6 +23,7 @@ use super::agent::{Caller, lost};
 use crate::clock::rfc3339;
 use crate::fleet::new_id;
 use crate::plan::{PlanError, exec_process};
+use crate::trace;
 
 /// The most that one microVM's table holds: of those that have ended the oldest is forgotten for a new one.
 const TABLE_MAX: usize = 256;
@@ -165,7 +166,7 @@ impl Execs {
         drop(state);
         let (told, started) = oneshot::channel();
         let task = Task { execs: self.clone(), session, process, ended };
-        tokio::spawn(task.run(front, told));
+        trace::spawn(task.run(front, told));
         Ok(started)
     }
 

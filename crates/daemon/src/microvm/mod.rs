@@ -6,6 +6,7 @@
 mod actor;
 mod agent;
 mod change;
+pub mod console;
 mod control;
 pub mod exec;
 mod health;
@@ -22,10 +23,12 @@ use std::time::{Duration, SystemTime};
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::trace::TraceId;
 use hull_protocol::units::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Actor;
+use self::console::Reader;
 use self::exec::Execs;
 use self::log::Log;
 use self::output::Output;
@@ -40,6 +43,7 @@ use crate::plan::Resolved;
 use crate::space::NoSpace;
 use crate::state::StateError;
 use crate::tenants::quota::OverQuota;
+use crate::trace;
 use crate::volumes::holders::Held;
 use hull_protocol::transfer::Query;
 
@@ -104,7 +108,12 @@ pub enum NoRoom {
     Held(#[from] Held),
 }
 
-type Reply = oneshot::Sender<Result<(), MicrovmError>>;
+/// Who has asked for something.
+struct Reply {
+    to: oneshot::Sender<Result<(), MicrovmError>>,
+    /// In which trace.
+    trace: Option<TraceId>,
+}
 
 enum Command {
     Start,
@@ -150,6 +159,8 @@ pub struct Microvm {
     execs: Arc<Execs>,
     /// Where its guest is asked.
     vsock: Arc<std::path::Path>,
+    /// What its guest wrote on its console.
+    console: Arc<std::path::Path>,
 }
 
 impl Microvm {
@@ -187,14 +198,15 @@ impl Microvm {
 
     fn spawn_with(host: Arc<Host>, record: Record, resolved: Resolved, adopted: Option<Vmm>) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
-        let output = Arc::new(Output::new(Log::new(Files::new(&host, &record.id).data())));
-        let vsock = Files::new(&host, &record.id).vsock().into();
+        let files = Files::new(&host, &record.id);
+        let (vsock, console) = (files.vsock().into(), files.console().into());
+        let output = Arc::new(Output::new(Log::new(files.data())));
         let execs = Arc::new(Execs::new(record.id.clone(), resolved.process.clone()));
         let streams = (output.clone(), execs.clone());
         let tenant = record.tenant.as_str().into();
         let (actor, view) = Actor::new(host, record, resolved, streams, adopted);
         tokio::spawn(actor.live(inbox));
-        Self { tenant, commands, view, output, execs, vsock }
+        Self { tenant, commands, view, output, execs, vsock, console }
     }
 
     /// Whose it is.
@@ -210,6 +222,11 @@ impl Microvm {
     /// Its streams and its log.
     pub fn output(&self) -> &Arc<Output> {
         &self.output
+    }
+
+    /// A reader of what its guest writes on its console.
+    pub fn console(&self) -> Reader {
+        Reader::new(self.console.clone())
     }
 
     /// The processes that run beside its own.
@@ -357,7 +374,8 @@ impl Microvm {
     }
 
     async fn ask(&self, command: Command) -> Result<(), MicrovmError> {
-        let (reply, answer) = oneshot::channel();
+        let (to, answer) = oneshot::channel();
+        let reply = Reply { to, trace: trace::current() };
         self.commands.send((command, reply)).await.map_err(|_| MicrovmError::Gone)?;
         answer.await.unwrap_or(Err(MicrovmError::Gone))
     }

@@ -35,6 +35,7 @@ use crate::metrics::boot::{Boot, Phase};
 use crate::network::guest;
 use crate::network::host::networks_of;
 use crate::plan::Resolved;
+use crate::trace;
 
 /// How long a guest may take to its agent. Emulated hosts are slow; a guest that hangs is told from its console.
 const BOOT_WAIT: Duration = Duration::from_secs(180);
@@ -163,14 +164,16 @@ impl Run {
         let ended = match vmm {
             Ok((mut vmm, _)) => {
                 let ended = self.attend(&mut vmm).await;
-                if let Err(error) = &ended {
-                    tracing::warn!("microVM {}: {}", self.id, chain(error));
+                if ended.is_err() {
                     vmm.kill().await;
                 }
                 ended
             }
             Err(error) => Err(error.into()),
         };
+        if let Err(error) = &ended {
+            tracing::warn!("the microVM's run failed: {}", chain(error));
+        }
         self.execs.lost();
         files.forget_sockets();
         self.host.networks.detach(&self.id).await;
@@ -194,7 +197,7 @@ impl Run {
         let (host, id, image) = (self.host.clone(), self.id.clone(), self.image.clone());
         let (kernel, resolved) = (self.kernel.clone(), self.resolved.clone());
         let runtime = tokio::runtime::Handle::current();
-        let started = tokio::task::spawn_blocking(move || {
+        let started = trace::spawn_blocking(move || {
             let _watching_needs_it = runtime.enter();
             let parts = Parts { record: &record, resolved: &resolved, attached };
             Vmm::start(&host, &id, &image, kernel.as_deref(), parts)

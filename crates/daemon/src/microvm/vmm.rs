@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Child;
 
+use super::console::{self, CONSOLE_MAX};
 use super::control::{self, Control};
 use crate::cgroup::{Group, Limits};
 use crate::disk;
@@ -31,8 +32,6 @@ use crate::volumes::VolumeError;
 
 /// The guest's context id: each VM has a vsock device of its own, so all can have the same.
 const GUEST_CID: u32 = 3;
-/// What is kept of a guest's console.
-const CONSOLE_MAX: Bytes = Bytes::mib(1);
 /// How much of a log's end is shown in an error, in bytes.
 const TAIL: usize = 600;
 
@@ -125,8 +124,8 @@ impl Files {
         self.run.join("control.sock")
     }
 
-    fn console(&self) -> PathBuf {
-        self.data.join("console.log")
+    pub(super) fn console(&self) -> PathBuf {
+        console::path(&self.data)
     }
 
     fn vmm_log(&self) -> PathBuf {
@@ -158,15 +157,11 @@ impl Files {
 
     /// What the VMM and the guest's kernel said last, for an error.
     pub(super) fn last_words(&self) -> String {
-        let tail = |path: PathBuf| {
-            let text = fs::read(path).unwrap_or_default();
-            let start = text.len().saturating_sub(TAIL);
-            String::from_utf8_lossy(text.get(start..).unwrap_or_default()).trim().to_owned()
-        };
-        let (mut vmm, console) = (tail(self.vmm_log()), tail(self.console()));
+        let [vmm, console] = [self.vmm_log(), self.console()].map(|path| console::last_words(&path, TAIL));
         // What the jail goes without is no reason for an end.
         let notice = format!("hull-vmm: {JAIL_NOTICE}");
-        vmm = vmm.lines().filter(|line| !line.starts_with(&notice)).collect::<Vec<_>>().join("\n");
+        let said = vmm.lines().map(untraced).filter(|line| !line.starts_with(&notice));
+        let vmm = said.collect::<Vec<_>>().join("\n");
         if vmm.is_empty() { console } else { vmm }
     }
 }
@@ -220,11 +215,11 @@ impl Vmm {
             let file = descriptors.add(copies);
             disks.push(DiskPlan { file, read_only: true, serial: COPIES_SERIAL.into(), limit });
         }
-        let limits = limits(host, parts.record, resolved);
+        let (limits, trace) = (limits(host, parts.record, resolved), parts.record.trace);
         let nets = parts.nets(&mut descriptors);
         let vsock = UnixListener::bind(files.vsock()).map_err(made(&files.vsock()))?;
         let control = control::listen(&files.control()).map_err(made(&files.control()))?;
-        let console = File::create(files.console()).map_err(made(&files.console()))?;
+        let console = console::create(&files.console()).map_err(made(&files.console()))?;
         let log = File::create(files.vmm_log()).map_err(made(&files.vmm_log()))?;
         let plan = BootPlan {
             id: id.to_owned(),
@@ -245,6 +240,7 @@ impl Vmm {
             },
             control: Some(descriptors.add(control)),
             first_user: Some(FIRST_USER),
+            trace,
         };
         let started = Instant::now();
         let child = launch::spawn_apart(&host.vmm, &plan, descriptors, log)?;
@@ -344,6 +340,12 @@ impl Vmm {
             Life::Adopted(None) => tracing::error!("the VMM of {} does not end", self.files.run.display()),
         }
     }
+}
+
+/// A line of a VMM's log, without the trace that it is in.
+fn untraced(line: &str) -> String {
+    let traced = line.strip_prefix("hull-vmm[").and_then(|rest| rest.split_once("]: "));
+    traced.map_or_else(|| line.to_owned(), |(_, said)| format!("hull-vmm: {said}"))
 }
 
 /// What a VMM is limited to on this host.

@@ -18,6 +18,7 @@ use super::ruleset::TABLE;
 use super::subnet::{self, Taken};
 use super::{HostNetworks, NetworkError, address, elements, firewall, wishes};
 use crate::clock::rfc3339;
+use crate::fleet::random_bytes;
 use crate::microvm::chain;
 use crate::state::{State, StateError, Wish};
 use crate::tenants::Tenants;
@@ -246,7 +247,7 @@ async fn resolve(
     };
     let subnet6 = match &spec.subnet6 {
         Some(text) => subnet::parse6(text)?,
-        None => subnet::choose6(random()),
+        None => subnet::choose6(random_bytes()),
     };
     for wanted in [IpNet::V4(subnet), IpNet::V6(subnet6)] {
         subnet::check(wanted, &taken).map_err(unnamed)?;
@@ -281,18 +282,9 @@ fn unnamed(error: NetworkError) -> NetworkError {
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
-    }
-    bytes
-}
-
 /// An address that no maker of cards gives out.
 fn random_mac() -> Mac {
-    let [a, b, c, d, e] = random();
+    let [a, b, c, d, e] = random_bytes();
     Mac([2, a, b, c, d, e])
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn microvm(id: &str, name: &str) -> Microvm {
         revision: 1,
         restarts: 0,
         stop_requested: false,
+        trace: None,
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::TraceId;
+
 /// The tenant that is always there: the host's own. Its admins administer the host.
 pub const HOST_TENANT: &str = "default";
 
@@ -206,4 +208,7 @@ pub struct AuditEntry {
     pub made: Option<String>,
     /// The status of the answer; 0 where there was none.
     pub status: u16,
+    /// The request's trace, by which logs have more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
 }

@@ -93,6 +93,7 @@ pub(crate) fn plan_seeds() -> Vec<Vec<u8>> {
         console: ConsolePlan { input: Some(Slot(0)), output: Some(Slot(11)), limit: Some(Size::mib(1)) },
         control: Some(Slot(12)),
         first_user: Some(0x7000_0000),
+        trace: "4bf92f3577b34da6a3ce929d0e0e4736".parse().ok(),
     };
     let full = serde_json::to_vec(&plan).expect("plain data");
     plan.nets = serde_json::from_str(NETS).expect("a card");

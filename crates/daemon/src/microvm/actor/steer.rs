@@ -35,10 +35,11 @@ const GROW_WAIT: Duration = Duration::from_secs(120);
 impl Actor {
     /// Starts it because somebody asks for it.
     pub(super) fn start(&mut self, reply: Reply) {
-        let before = (self.record.restarts, self.row, self.record.stop_requested);
+        let before = (self.record.restarts, self.row, self.record.stop_requested, self.record.trace);
         (self.record.restarts, self.row, self.record.stop_requested) = (0, 0, false);
+        self.record.trace = reply.trace;
         if let Err(error) = self.begin() {
-            (self.record.restarts, self.row, self.record.stop_requested) = before;
+            (self.record.restarts, self.row, self.record.stop_requested, self.record.trace) = before;
             return answer(reply, Err(error.into()));
         }
         if let Some(run) = &mut self.run {
@@ -70,7 +71,7 @@ impl Actor {
         self.record.restarts = self.record.restarts.saturating_add(1);
         self.host.metrics.restarted();
         if let Err(error) = self.begin() {
-            tracing::warn!("microVM {} is not restarted now: {}", self.record.id, chain(&error));
+            tracing::warn!("the microVM is not restarted now: {}", chain(&error));
             self.row = self.row.saturating_add(1);
             self.next_start = Some(Instant::now() + restart::wait(self.row));
             self.remember();
@@ -182,7 +183,7 @@ impl Actor {
         if crate::space::in_memory(&self.host.paths.data) {
             let limits = limits(&self.host, &self.record, &self.resolved);
             if let Err(error) = self.host.groups.group(&self.record.id).limit(&limits) {
-                tracing::warn!("the limits of microVM {} stay: {error}", self.record.id);
+                tracing::warn!("the microVM's limits stay: {error}");
             }
         }
         if let Err(error) = self.tell_vmm(Vm::GrowDisk { disk, size }).await {
