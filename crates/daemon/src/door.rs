@@ -116,10 +116,11 @@ impl Door {
     {
         let method = request.method().clone();
         let mut line = Line::new(&self.fleet, peer, &request);
+        let began = line.began;
         let response = self.lead(peer, request, &mut line).await;
         line.answered(&response);
         let (metrics, status) = (&self.fleet.host().metrics, response.status().as_u16());
-        metrics.answered(&method, api::route_of(&response), status, line.began.elapsed());
+        metrics.answered(&method, api::route_of(&response), status, began.elapsed());
         response
     }
 
