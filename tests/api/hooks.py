@@ -41,6 +41,7 @@ STREAMS = {
     "/v1/stats": {"stream": "false"},
     "/v1/microvms/{id}/stats": {"stream": "false"},
     "/v1/microvms/{id}/logs": {"follow": "false"},
+    "/v1/microvms/{id}/console": {"follow": "false"},
 }
 
 
