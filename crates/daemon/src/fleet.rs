@@ -17,6 +17,7 @@ use crate::events::Feeds;
 use crate::kernel::Bundles;
 use crate::leftovers;
 use crate::metrics::Metrics;
+use crate::microvm::turns::Turns;
 use crate::microvm::{self, Microvm};
 use crate::network::{HostNetworks, NetworkError, Owner};
 use crate::paths::Paths;
@@ -61,6 +62,8 @@ pub struct Host {
     pub groups: Groups,
     /// What running microVMs have been promised.
     pub capacity: Capacity,
+    /// Whose turn it is to boot.
+    pub turns: Turns,
     /// What is counted.
     pub metrics: Metrics,
 }

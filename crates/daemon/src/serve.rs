@@ -20,6 +20,7 @@ use crate::events::Feeds;
 use crate::fleet::{Fleet, Host};
 use crate::kernel::Bundles;
 use crate::metrics::Metrics;
+use crate::microvm::turns::Turns;
 use crate::network::HostNetworks;
 use crate::notify;
 use crate::paths::{Paths, program};
@@ -124,6 +125,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
         events: Feeds::default(),
         groups: Groups::of_host(),
         capacity: Capacity::new(config.overcommit, plan::host_memory(), host_cpus()),
+        turns: Turns::new(host_cpus()),
         metrics: Metrics::default(),
         networks: HostNetworks::default(),
         volumes: Volumes::new(data),

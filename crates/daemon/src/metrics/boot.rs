@@ -10,6 +10,8 @@ use super::Metrics;
 /// The phases of a start, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Others of its tenant boot first.
+    Turn,
     /// Taps, addresses, rules and ports of the host.
     Network,
     /// Kernel, image, disks, volumes and control group.
@@ -25,11 +27,12 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Network, Self::Prepare, Self::Vmm, Self::Guest, Self::Setup, Self::Process];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Turn, Self::Network, Self::Prepare, Self::Vmm, Self::Guest, Self::Setup, Self::Process];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Turn => "turn",
             Self::Network => "network",
             Self::Prepare => "prepare",
             Self::Vmm => "vmm",

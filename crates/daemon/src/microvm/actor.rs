@@ -244,6 +244,7 @@ impl Actor {
             paused: paused.subscribe(),
             told,
             control: None,
+            turn: None,
         };
         let whole = async move {
             let _the_actor_has_gone = done.send(run.run().await);

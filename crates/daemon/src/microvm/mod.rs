@@ -15,6 +15,7 @@ pub mod output;
 mod restart;
 mod run;
 pub mod transfer;
+pub mod turns;
 mod vmm;
 
 use std::sync::Arc;

@@ -28,6 +28,7 @@ use super::control::{Control, STATUS};
 use super::exec::{Execs, Session};
 use super::health;
 use super::output::{Input, Output};
+use super::turns::Turn;
 use super::vmm::{Files, Parts, StartError, Vmm};
 use crate::clock::unix_ns;
 use crate::fleet::Host;
@@ -106,6 +107,8 @@ pub(super) struct Run {
     pub(super) told: mpsc::Sender<Told>,
     /// Its VMM's control socket, once there is one.
     pub(super) control: Option<Control>,
+    /// Until its guest has booted.
+    pub(super) turn: Option<Turn>,
 }
 
 /// Why a container did not run, or not to its end.
@@ -153,7 +156,13 @@ impl Run {
                 self.networks = networks_of(&self.host.state, &self.record.cards).unwrap_or_default();
                 Ok((vmm, None))
             }
-            None => self.start().await,
+            None => match self.turn().await {
+                Some(turn) => {
+                    self.turn = Some(turn);
+                    self.start().await.map_err(RunError::from)
+                }
+                None => Err(RunError::Killed),
+            },
         };
         if let Ok((vmm, ports)) = &vmm {
             self.control = vmm.control();
@@ -169,8 +178,9 @@ impl Run {
                 }
                 ended
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
+        self.turn = None;
         if let Err(error) = &ended {
             tracing::warn!("the microVM's run failed: {}", chain(error));
         }
@@ -185,6 +195,17 @@ impl Run {
             }
             Err(error) => (failure(&error), matches!(error, RunError::Killed)),
         }
+    }
+
+    /// Waits until it may boot; nothing when it is killed before.
+    async fn turn(&mut self) -> Option<Turn> {
+        let (turns, kill) = (self.host.clone(), self.kill.clone());
+        let turn = tokio::select! {
+            turn = turns.turns.take(&self.record.tenant) => Some(turn),
+            () = kill.notified() => None,
+        };
+        self.reached(Phase::Turn, Instant::now());
+        turn
     }
 
     /// Starts the VMM; the ports of the host that lead to it.
@@ -291,6 +312,7 @@ impl Run {
             None => connecting.await?,
         };
         self.reached(Phase::Guest, Instant::now());
+        self.turn = None;
         Ok(agent)
     }
 
