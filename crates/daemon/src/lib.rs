@@ -38,6 +38,7 @@ mod notify;
 pub mod paths;
 pub mod plan;
 pub mod resolver;
+pub mod secrets;
 pub mod serve;
 pub mod space;
 pub mod state;

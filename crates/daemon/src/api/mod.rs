@@ -20,6 +20,7 @@ mod networks;
 mod operation;
 mod page;
 pub mod problem;
+mod secrets;
 mod streams;
 mod strict;
 mod system;
@@ -66,6 +67,7 @@ fn operations() -> Vec<Operation> {
         streams::operations(),
         logs::operations(),
         files::operations(),
+        secrets::operations(),
         measure::operations(),
         exec::operations(),
         images::operations(),
