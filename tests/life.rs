@@ -5,6 +5,8 @@
 mod ends;
 #[path = "life/full.rs"]
 mod full;
+#[path = "life/secrets.rs"]
+mod secrets;
 #[path = "support/daemon.rs"]
 mod support;
 #[path = "life/volumes.rs"]
