@@ -7,6 +7,8 @@ mod console;
 mod ends;
 #[path = "life/full.rs"]
 mod full;
+#[path = "life/secrets.rs"]
+mod secrets;
 #[path = "support/daemon.rs"]
 mod support;
 #[path = "life/trace.rs"]

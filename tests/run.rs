@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use registry::Registry;
-use support::{Hull, Said, fixture, furnished};
+use support::{Hull, Namespace, Said, fixture, furnished};
 
 #[test]
 fn a_command_prints_and_nothing_else_does() {
@@ -95,6 +95,22 @@ fn the_machine_is_as_it_was_asked_for() {
     let clock: u64 = clock.parse().unwrap();
     assert!(clock <= now && now - clock < 120, "the guest's clock says {clock}, the host's {now}");
     assert!(said.stderr.contains("Read-only file system"), "{said:?}");
+}
+
+#[test]
+fn a_secret_is_in_the_containers_memory_alone() {
+    // A daemon of its own: where others have their run directory may be on a disk.
+    let hull = Hull { dir: tempfile::tempdir_in("/dev/shm").unwrap(), namespace: Namespace::new() };
+    hull.furnish();
+    let file = hull.dir.path().join("db");
+    std::fs::write(&file, "hunter2").unwrap();
+    let (db, env) =
+        (format!("id=db,src={}", file.display()), "id=key,env=PATH,target=/etc/key,mode=0400,uid=33");
+    let script = "cat /run/secrets/db; echo; stat -c '%a %u' /etc/key; stat -f -c %T /run/secrets/db; \
+                  (echo x >/run/secrets/db) 2>/dev/null || echo read-only; env | grep -c hunter2";
+    let words = ["run", "--rm", "--secret", &db, "--secret", env, "busybox", "sh", "-c", script];
+    let said = hull.hull(&words);
+    assert_eq!(said.stdout, "hunter2\n400 33\ntmpfs\nread-only\n0\n", "{said:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod limits;
 mod mounts;
 mod networking;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,10 @@ use hull_protocol::spec::{ContainerSpec, MicrovmSpec};
 use hull_protocol::units::Bytes;
 
 pub(super) use self::networking::Egress;
+pub(super) use self::secrets::Secrets;
 use super::health::HealthFlags;
 use super::{complain, pull};
-use crate::client::Client;
+use crate::client::{Client, microvm_path};
 use crate::terminal;
 
 /// The problem type of an image that is not in the store.
@@ -105,6 +107,8 @@ pub(super) struct Container {
     #[command(flatten)]
     mounts: mounts::Mounts,
     #[command(flatten)]
+    secrets: Secrets,
+    #[command(flatten)]
     networking: networking::Networking,
     /// When to pull the image
     #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
@@ -123,9 +127,11 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Makes the microVM; pulls its image first where that is wanted.
+    /// Makes the microVM, and gives it its secrets; pulls its image first where that is wanted.
     pub(super) async fn create(&self, client: &Client) -> Result<Microvm> {
         let spec = self.spec()?;
+        // Before anything is made: one that cannot be read is no reason to make the rest.
+        let secrets = self.secrets.read(self.interactive)?;
         let image = &spec.container.image;
         if self.pull == When::Always {
             pull::pull(client, image, &self.registry, self.quiet).await?;
@@ -143,6 +149,10 @@ impl Container {
         let made = made?;
         for notice in &made.notices {
             complain(&anyhow!("{notice}"));
+        }
+        if let Err(error) = secrets.give(client, &made.id).await {
+            let _of_no_use = client.delete(&microvm_path(&made.id, "")).await;
+            return Err(error);
         }
         Ok(made)
     }
@@ -175,6 +185,7 @@ impl Container {
             cap_drop: self.cap_drop.clone(),
             disk_size: self.disk_size,
             mounts: self.mounts.spec()?,
+            secrets: self.secrets.spec()?,
             health: self.health.spec(),
         };
         Ok(MicrovmSpec {

@@ -7,6 +7,7 @@ use clap::Args;
 use hull_protocol::api::{Microvm, State};
 
 use super::attach::{check_terminal, exit_code};
+use super::container::Secrets;
 use super::for_each;
 use crate::client::{Client, Host, microvm_path};
 use crate::session::{DetachKeys, Session};
@@ -20,6 +21,8 @@ pub(super) struct Start {
     /// Pass standard input on, which attaches, too
     #[arg(short, long)]
     interactive: bool,
+    #[command(flatten)]
+    secrets: Secrets,
     /// Ids, names or beginnings of ids
     #[arg(value_name = "MICROVM", required = true)]
     microvms: Vec<String>,
@@ -28,6 +31,10 @@ pub(super) struct Start {
 impl Start {
     pub(super) async fn run(self, host: &Host) -> Result<ExitCode> {
         let client = Client::connect(host).await?;
+        let secrets = self.secrets.read_again(self.interactive)?;
+        for microvm in &self.microvms {
+            secrets.give(&client, microvm).await?;
+        }
         match self.microvms.as_slice() {
             [name] if self.attach || self.interactive => self.stay(&client, name).await,
             _ if self.attach || self.interactive => {

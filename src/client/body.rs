@@ -16,6 +16,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 const CHUNK: usize = 256 << 10;
 const AHEAD: usize = 4;
+/// The media type of bytes.
+const OCTETS: &str = "application/octet-stream";
 
 /// What is sent with a request.
 pub(crate) struct Body {
@@ -53,6 +55,12 @@ impl Body {
         Ok(Self { content, kind: Some("application/json"), failure: Failure::default() })
     }
 
+    /// These bytes.
+    pub(crate) fn bytes(bytes: Vec<u8>) -> Self {
+        let content = Content::Whole(Some(bytes.into()));
+        Self { content, kind: Some(OCTETS), failure: Failure::default() }
+    }
+
     /// What `produce` writes, in a thread of its own.
     pub(crate) fn stream(produce: impl FnOnce(&mut dyn Write) -> Result<()> + Send + 'static) -> Self {
         let (sender, receiver) = channel(AHEAD);
@@ -70,7 +78,7 @@ impl Body {
                 let _nobody_receives = sender.blocking_send(Err(io::ErrorKind::Other.into()));
             }
         });
-        Self { content: Content::Stream(receiver), kind: Some("application/octet-stream"), failure }
+        Self { content: Content::Stream(receiver), kind: Some(OCTETS), failure }
     }
 
     pub(super) fn content_type(&self) -> Option<&'static str> {

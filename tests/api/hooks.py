@@ -119,6 +119,8 @@ def chance(text, of=2):
 
 def known_name(path, method, names):
     """Half of what is made up becomes the name of something."""
+    if "secret" in (names or {}) and chance(names["secret"]):
+        names["secret"] = "key"
     parts = path.split("/")
     kind = parts[1] if parts[1] == "problems" else parts[2] if len(parts) > 2 else ""
     for place in names or {}:
@@ -162,6 +164,9 @@ def microvm(body):
         mount["target"] = f"/mnt/{number}"
         if mount["type"] == "bind":
             mount["read_only"] = True
+    for number, secret in enumerate(container.get("secrets", [])):
+        secret["name"] = f"{number}{secret['name']}"[:64]
+        secret.pop("target", None)
     if container.get("health") is not None:
         container["health"]["test"] = {"command": ["true"]}
     networking = body.get("networking") or {}

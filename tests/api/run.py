@@ -39,7 +39,7 @@ def main():
     hulled("volume", "create", "--size", "32m", "data")
     hulled("tenant", "create", "someone")
     keeper = hulled("create", "--name", "keeper", "--restart", "always", "--network", "none", "--memory", "96m",
-           "--volume", "data:/data", "tree", "stay")
+           "--volume", "data:/data", "--secret", "id=key,env=PATH", "tree", "stay")
     hulled("start", "keeper")
     token = hulled("token", "create", "--scope", "admin", "schemathesis")
     environment = os.environ | {

@@ -1,8 +1,8 @@
 //! A stand-in for `hull-vmm`: it takes a plan, speaks the control protocol and the agent's, and runs no guest.
 //!
 //! What its process does is in the container's command: `stay`, `sleep MS`, `exit STATUS`, `say LINES`, `tick MS`,
-//! `console LINES`, `crash`, `bug`, `flood SECONDS`; `stubborn` hears no signal but SIGKILL, `wedged` not that one either but the
-//! power button, `dead` nothing.
+//! `console LINES`, `crash`, `bug`, `flood SECONDS`, `secrets` (says what it was given of them); `stubborn` hears no signal but
+//! SIGKILL, `wedged` not that one either but the power button, `dead` nothing.
 #![allow(unsafe_code, reason = "a descriptor known only by its number becomes an owned one")]
 #![allow(clippy::unwrap_used, reason = "it stands in a test, which sees it end")]
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use hull_protocol::agent::{
     self, AgentError, AgentErrorKind, Command, Event, Message, ProcessExit, ProcessSpec, ProcessState, Ready,
-    StreamHello, StreamKind,
+    Secret, StreamHello, StreamKind,
 };
 use hull_protocol::control::{self, PACKET_MAX, Reply, VmmStatus};
 use hull_protocol::exit::ExitReason;
@@ -43,6 +43,7 @@ struct State {
     process: Option<Process>,
     /// The newest connection of the host.
     host: Option<UnixStream>,
+    secrets: Vec<Secret>,
     pressed: bool,
     console: Option<File>,
 }
@@ -195,6 +196,10 @@ fn serve(machine: &Machine, mut connection: UnixStream) -> Option<()> {
 fn act(machine: &Machine, command: Command) -> Result<(), AgentError> {
     let invalid = |text: &str| Err(AgentError { kind: AgentErrorKind::Invalid, message: text.into() });
     match command {
+        Command::Secret(secret) => {
+            machine.change(|state| state.secrets.push(*secret));
+            Ok(())
+        }
         Command::Start(spec) if spec.args.first().is_some_and(|word| word == "missing") => Err(AgentError {
             kind: AgentErrorKind::NotFound,
             message: format!("{:?} is not there", spec.args),
@@ -286,6 +291,16 @@ fn behave(machine: &Machine, args: &[String]) -> i32 {
             let since = Instant::now();
             while since.elapsed() < Duration::from_secs(number) {
                 say(machine, FLOOD);
+            }
+            return 0;
+        }
+        "secrets" => {
+            // Not the values: what is said is on the host's disk.
+            let secrets = machine.lock().secrets.clone();
+            for Secret { number, mode, uid, gid, value } in secrets {
+                let sum: u64 = value.reveal().iter().map(|byte| u64::from(*byte)).sum();
+                let length = value.reveal().len();
+                say(machine, &format!("{number}: {mode:o} {uid}:{gid}, {length} bytes of sum {sum}\n"));
             }
             return 0;
         }

@@ -75,7 +75,8 @@ impl Daemon {
         Self::start_with(tempfile::tempdir_in(place).unwrap(), &[], flags)
     }
 
-    fn start_with(dir: tempfile::TempDir, within: &[&str], flags: &[&str]) -> Self {
+    /// Starts one with this directory, and its clients, with a program before them.
+    pub fn start_with(dir: tempfile::TempDir, within: &[&str], flags: &[&str]) -> Self {
         let libexec = dir.path().join("libexec");
         fs::create_dir(&libexec).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_hull")).parent().unwrap();

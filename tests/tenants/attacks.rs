@@ -156,6 +156,8 @@ fn objects(attacker: &mut Attacker<'_>, theirs: &Victim) {
     }
     attacker.missing("DELETE /v1/microvms/THEIRS?force=true", &theirs.id, None);
     attacker.missing("PATCH /v1/microvms/THEIRS", &theirs.id, Some(json!({"name": "mine"})));
+    attacker.missing("PUT /v1/microvms/THEIRS/secrets/db", &theirs.id, Some(json!("mine")));
+    attacker.missing("DELETE /v1/microvms/THEIRS/secrets/db", &theirs.id, None);
     attacker.missing("POST /v1/microvms/THEIRS/exec", &theirs.id, Some(json!({"command": ["sh"]})));
     for below in [
         "logs",

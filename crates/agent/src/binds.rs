@@ -1,18 +1,21 @@
-//! What a container sees besides its root: volumes, memory, copies of the host's files.
+//! What a container sees besides its root: volumes, memory, secrets, copies of the host's files.
 //!
 //! Runs in the container's new mounts, before its root is entered. Invariant: a target is resolved inside the root and
 //! mounted on by descriptor, as in [`crate::mounts`].
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hull_protocol::agent::{AgentError, Mount, MountSource};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
 use crate::kmsg::log;
 use crate::mounts::{Root, bind, by_descriptor, make_read_only};
+use crate::secrets;
 use crate::setup::{bind_name_files, failed};
 use crate::volumes::{COPIES, content};
 
@@ -52,15 +55,28 @@ fn mount_one(root: &Root, mount: &Mount) -> io::Result<()> {
             let source = open(Path::new(COPIES).join(number.to_string()), flags, Mode::empty())?;
             let place = match FileType::from_raw_mode(fstat(&source)?.st_mode) {
                 FileType::Directory => root.directory(target)?,
-                _ => {
-                    let (directory, name) = target.rsplit_once('/').unwrap_or(("", target));
-                    root.file(directory, name)?
-                }
+                _ => file(root, target)?,
             };
             // Read-only as the disk it is on.
             bind(Path::new(&by_descriptor(&source)), &place)
         }
+        MountSource::Secret(number) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let source = match open(secrets::place(*number), flags, Mode::empty()) {
+                Err(Errno::NOENT) => return Err(io::Error::other("the secret's value was not given")),
+                opened => opened?,
+            };
+            bind(Path::new(&by_descriptor(&source)), &file(root, target)?)?;
+            let mounted = root.existing(target)?;
+            make_read_only(by_descriptor(&mounted), secrets::TIGHT)
+        }
     }
+}
+
+/// The file at a target, to mount on.
+fn file(root: &Root, target: &str) -> io::Result<OwnedFd> {
+    let (directory, name) = target.rsplit_once('/').unwrap_or(("", target));
+    root.file(directory, name)
 }
 
 fn tmpfs(root: &Root, target: &str, (size, mode, exec): (Option<u64>, u32, bool)) -> io::Result<()> {

@@ -17,6 +17,7 @@ mod plumbing;
 mod process;
 mod processes;
 mod pump;
+mod secrets;
 pub mod server;
 pub mod setup;
 mod signal;

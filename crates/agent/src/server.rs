@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use hull_protocol::agent::{
-    AgentError, AgentErrorKind, Command, Event, Message, ProcessSpec, Ready, Request, Setup, StreamHello,
-    VERSION,
+    AgentError, AgentErrorKind, Command, Event, Message, ProcessSpec, Ready, Request, Secret, Setup,
+    StreamHello, VERSION,
 };
 use hull_protocol::frame;
 use vsock::{VMADDR_CID_HOST, VsockListener};
@@ -26,7 +26,7 @@ use crate::process::{Place, Process};
 use crate::processes::{Admitted, Processes};
 use crate::setup::{failed, set_clock};
 use crate::streams::Streams;
-use crate::{transfer, volumes};
+use crate::{secrets, transfer, volumes};
 
 /// How long a new stream connection may take to say what it is for.
 const HELLO_WAIT: Duration = Duration::from_secs(20);
@@ -258,6 +258,7 @@ impl Server {
         let reply = |result| connection.send(&Message::Reply { seq, result });
         match command {
             Command::Setup(setup) => reply(self.set_up(*setup)),
+            Command::Secret(secret) => reply(self.keep(&secret)),
             Command::Start(spec) => {
                 let connection = connection.clone();
                 let (place, admitted) = match self.admit(&spec) {
@@ -306,8 +307,16 @@ impl Server {
             return Err(invalid("the guest is set up already"));
         }
         let root = (self.guest.setup)(&setup)?;
+        secrets::prepare(&setup)?;
         state.ready = Some((root, setup));
         Ok(())
+    }
+
+    fn keep(&self, secret: &Secret) -> Result<(), AgentError> {
+        match &self.state().ready {
+            Some((_, setup)) => secrets::keep(setup, secret),
+            None => Err(invalid("the guest is not set up yet")),
+        }
     }
 
     fn grow(&self, serial: &str, size: u64) -> Result<(), AgentError> {

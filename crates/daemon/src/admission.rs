@@ -25,6 +25,8 @@ pub enum Ask {
     Restart,
     /// Let its guest know that a volume it has has grown.
     Grow,
+    /// Give a secret of its a value, or forget that.
+    Secret,
     /// Change its name, labels, limits or restart policy.
     Update,
     /// Remove it, `true`: even if it runs.
@@ -78,7 +80,7 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
         }
         // The next start sees it.
         (Ask::Grow, _) => Verdict::Done,
-        (Ask::Restart | Ask::Update, _) => Verdict::Go,
+        (Ask::Restart | Ask::Update | Ask::Secret, _) => Verdict::Go,
         (Ask::Delete(force), _) if alive && !force => {
             Verdict::Refuse("it runs: stop it first, or remove it by force")
         }
@@ -124,6 +126,7 @@ mod tests {
         assert_eq!(row(Ask::Grow), "drgrrddd");
         assert_eq!(row(Ask::Restart), "gggggggg");
         assert_eq!(row(Ask::Update), "gggggggg");
+        assert_eq!(row(Ask::Secret), "gggggggg");
         assert_eq!(row(Ask::Delete(false)), "grrrrrgg");
         assert_eq!(row(Ask::Delete(true)), "gggggggg");
     }

@@ -20,6 +20,7 @@ pub(crate) fn clear(host: &Host, records: &[Microvm]) {
     sweep(&host.paths.data.join("microvms"), 32, |name| known.contains(name));
     let short: HashSet<&str> = records.iter().filter_map(|record| record.id.get(..12)).collect();
     sweep(&host.paths.run, 12, |name| short.contains(name));
+    sweep(&host.paths.secrets(), 32, |name| known.contains(name));
     match host.state.volumes() {
         Ok(volumes) => {
             let known: HashSet<String> =

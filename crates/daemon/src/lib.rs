@@ -39,6 +39,7 @@ mod notify;
 pub mod paths;
 pub mod plan;
 pub mod resolver;
+pub mod secrets;
 pub mod serve;
 pub mod space;
 pub mod state;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub struct Paths {
     /// What stays: images, kernels, disks, state.
     pub data: PathBuf,
-    /// Sockets, gone with a reboot.
+    /// Sockets, and values of secrets; gone with a reboot.
     pub run: PathBuf,
 }
 
@@ -52,6 +52,11 @@ impl Paths {
     /// One microVM's lasting files.
     pub fn microvm(&self, id: &str) -> PathBuf {
         self.data.join("microvms").join(id)
+    }
+
+    /// The values of all microVMs' secrets, a directory for each.
+    pub fn secrets(&self) -> PathBuf {
+        self.run.join("secrets")
     }
 
     /// One microVM's sockets. The id is cut: a socket's path has at most 107 bytes.

@@ -5,6 +5,7 @@ mod capabilities;
 mod exec;
 mod health;
 mod mounts;
+mod secrets;
 
 use hull_image::ImageConfig;
 use hull_protocol::agent::{ProcessSpec, Rlimit};
@@ -17,6 +18,7 @@ use hull_protocol::units::{Bytes, DISK_MAX, DISK_MIN, MIB};
 pub use self::exec::exec_process;
 pub use self::health::HealthPlan;
 pub use self::mounts::{MountPlan, WantedVolume};
+pub use self::secrets::SecretPlan;
 
 /// The smallest memory a container's guest is started with: below it, its kernel and modules leave nothing.
 const CONTAINER_MEMORY_MIN: Bytes = Bytes::mib(96);
@@ -167,7 +169,7 @@ pub fn resolve(
         read_only: spec.container.read_only,
         stop_signal: stop_signal(&image.stop_signal)?,
         limits: spec.limits,
-        mounts: mounts::mounts(&spec.container.mounts)?,
+        mounts: mounts::mounts(&spec.container.mounts, &spec.container.secrets)?,
         process: process(spec, image)?,
         health: health::health(spec.container.health.as_ref(), image.health.as_ref())?,
     })

@@ -45,7 +45,8 @@ pub fn set_aside(file: &File, bytes: Bytes) {
 pub fn in_memory(place: &Path) -> bool {
     // linux/magic.h
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    rustix::fs::statfs(place).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    rustix::fs::statfs(place).is_ok_and(|found| matches!(found.f_type, TMPFS_MAGIC | RAMFS_MAGIC))
 }
 
 /// Whether something new may be begun.

@@ -5,14 +5,15 @@
 //! [`StreamHello`], and from then on the connection carries raw bytes. End of file is a half-close: of the
 //! host's side for standard input, of the agent's side for output. Both sides treat the other as hostile.
 //!
-//! The order of a start: [`Command::Setup`] once, then [`Command::Start`] (the process is forked but waits
-//! until the streams it names are connected), then streams, then [`Event::Exited`] after its output
-//! streams have been closed. The first process that is started is the container's own: it makes the container's
+//! The order of a start: [`Command::Setup`] once, [`Command::Secret`] for each secret that it names, then
+//! [`Command::Start`] (the process is forked but waits until the streams it names are connected), then streams, then
+//! [`Event::Exited`] after its output streams have been closed. The first process that is started is the container's own: it makes the container's
 //! namespaces, and with it ends all that runs in them. Those that are started while it runs join them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::network::Interface;
+use crate::secret::SecretValue;
 
 /// The vsock port for control connections. The newest connection is served; an older one is closed.
 pub const CONTROL_PORT: u32 = 1024;
@@ -54,6 +55,8 @@ pub struct Request {
 pub enum Command {
     /// Mount the root, set clock, names and addresses. Once, first.
     Setup(Box<Setup>),
+    /// Take the value of a secret. After the setup that names it, before the container's own process is started.
+    Secret(Box<Secret>),
     /// Start a process: the container's own, or, while that runs, one beside it.
     Start(Box<ProcessSpec>),
     /// Send a signal to a process (`group`: to all processes of its container).
@@ -251,6 +254,24 @@ pub enum MountSource {
     },
     /// A copy of a file or directory of the host's, by its number on the disk [`COPIES_SERIAL`]; read-only.
     Copy(u32),
+    /// A secret, by its number; a file in memory that can only be read. Its value comes by [`Command::Secret`].
+    Secret(u32),
+}
+
+/// A secret and its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    /// Which of those that are mounted: [`MountSource::Secret`].
+    pub number: u32,
+    /// Permissions of its file.
+    pub mode: u32,
+    /// The number of the user it belongs to.
+    pub uid: u32,
+    /// The number of the group it belongs to.
+    pub gid: u32,
+    /// What is in it.
+    pub value: SecretValue,
 }
 
 /// One process in the container.

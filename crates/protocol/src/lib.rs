@@ -5,7 +5,7 @@
 //!
 //! | border | module |
 //! |---|---|
-//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`mount`], [`network`], [`stream`] |
+//! | user and REST clients to the daemon | [`spec`], [`api`], [`exec`], [`health`], [`life`], [`mount`], [`network`], [`secret`], [`stream`] |
 //! | daemon to `hull-vmm` | [`plan`] (once, at start), [`control`] (while it runs), [`exit`] (at the end) |
 //! | all of them, and logs | [`trace`] |
 //! | daemon to `hull-agent` in the guest | [`agent`] and [`transfer`], framed by [`frame`] |
@@ -25,6 +25,7 @@ pub mod life;
 pub mod mount;
 pub mod network;
 pub mod plan;
+pub mod secret;
 pub mod spec;
 pub mod stream;
 pub mod trace;

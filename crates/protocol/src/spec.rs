@@ -16,6 +16,9 @@ use crate::network::NetworkingSpec;
 #[cfg(feature = "schema")]
 use crate::plan::CPUS_MAX;
 use crate::plan::CpuModel;
+#[cfg(feature = "schema")]
+use crate::secret::SECRETS_MAX;
+use crate::secret::SecretSpec;
 use crate::units::Bytes;
 #[cfg(feature = "schema")]
 use crate::units::{DISK_MAX, DISK_MIN};
@@ -118,6 +121,10 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = MOUNTS_MAX)))]
     pub mounts: Vec<MountSpec>,
+    /// Secrets, without their values: each is given by `PUT /v1/microvms/{id}/secrets/{name}` before the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = SECRETS_MAX)))]
+    pub secrets: Vec<SecretSpec>,
     /// How its health is checked; as the image says when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,

@@ -139,7 +139,7 @@ fn flag(key: &str, value: Option<&str>) -> Result<bool> {
     }
 }
 
-fn octal(text: &str) -> Result<u32> {
+pub(super) fn octal(text: &str) -> Result<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o7777);
     mode.with_context(|| format!("'{text}' are no permissions: write them in octal, such as 1777"))

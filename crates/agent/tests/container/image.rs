@@ -29,6 +29,8 @@ pub fn build(name: &str, place: &Path, change: impl FnOnce(&Path)) {
     hull_jail::namespaces::new_for_container().unwrap();
     hull_jail::root::make_private().unwrap();
     mount("tmpfs", place, "tmpfs", MountFlags::empty(), c"mode=755").unwrap();
+    // What the agent has of a guest's own is not to be the host's.
+    mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), c"mode=755").unwrap();
     for directory in ["bin", "etc", "tmp", "root", "home/web", "var", "usr/bin", "sbin"] {
         fs::create_dir_all(place.join(directory)).unwrap();
     }

@@ -10,6 +10,7 @@ mod image;
 mod isolation;
 mod lifetime;
 mod protocol;
+mod secrets;
 mod start;
 mod streams;
 mod terminal;

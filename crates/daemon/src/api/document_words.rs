@@ -29,7 +29,8 @@ pub(super) const TAGS: [(&str, &str); 12] = [
 ];
 
 /// What a name in a path is, by itself or by tag.
-pub(super) const PLACES: [(&str, &str); 10] = [
+pub(super) const PLACES: [(&str, &str); 11] = [
+    ("secret", "The name of one of the secrets that the microVM was made with."),
     ("tap", "The tap of the card, as it was answered when it was lent."),
     ("microvms", "The microVM's id, the beginning of one that no other begins with, or its name."),
     ("exec", "The id of the process, as it was answered when it was made."),

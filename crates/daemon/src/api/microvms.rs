@@ -26,8 +26,16 @@ use crate::tenants::principal::Principal;
 /// How a step in its life fails.
 const STEP: [&str; 2] = ["conflict", "vmm-failed"];
 /// How a start fails.
-const START: [&str; 7] =
-    ["no-such-network", "conflict", "over-capacity", "over-quota", "vmm-failed", "no-networks", "no-space"];
+const START: [&str; 8] = [
+    "no-such-network",
+    "conflict",
+    "over-capacity",
+    "over-quota",
+    "secret-missing",
+    "vmm-failed",
+    "no-networks",
+    "no-space",
+];
 
 /// What is asked of the collection, and of one record.
 pub(super) fn operations() -> Vec<Operation> {

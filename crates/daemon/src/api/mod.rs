@@ -21,6 +21,7 @@ mod networks;
 mod operation;
 mod page;
 pub mod problem;
+mod secrets;
 mod streams;
 mod strict;
 mod system;
@@ -68,6 +69,7 @@ fn operations() -> Vec<Operation> {
         logs::operations(),
         console::operations(),
         files::operations(),
+        secrets::operations(),
         measure::operations(),
         exec::operations(),
         images::operations(),

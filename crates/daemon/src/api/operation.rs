@@ -173,7 +173,14 @@ impl Operation {
         self
     }
 
-    /// Whether its body has a largest length.
+    /// It takes a body of so many bytes at most.
+    pub(super) fn bytes_in(mut self, media: &'static str, most: usize) -> Self {
+        self.body = Some(Content { media, schema: None, optional: false });
+        self.route = self.route.layer(DefaultBodyLimit::max(most));
+        self
+    }
+
+    /// Whether its body has the largest length of all that are JSON.
     pub(super) fn is_bounded(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.media == JSON)
     }

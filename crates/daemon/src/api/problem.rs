@@ -15,6 +15,7 @@ use crate::microvm::transfer::TransferError;
 use crate::microvm::{MicrovmError, NoRoom, chain};
 use crate::network::NetworkError;
 use crate::plan::PlanError;
+use crate::secrets::SecretError;
 use crate::state::StateError;
 use crate::tenants::TenantError;
 use crate::trace;
@@ -39,7 +40,7 @@ const fn known(kind: &'static str, status: u16, title: &'static str, meaning: &'
 }
 
 /// Every kind there is.
-pub const KNOWN: [Known; 24] = [
+pub const KNOWN: [Known; 25] = [
     known(
         "invalid",
         400,
@@ -120,6 +121,12 @@ pub const KNOWN: [Known; 24] = [
         "The key was used for another request, or what was made with it has been removed. Use a new key for each new request.",
     ),
     known(
+        "secret-missing",
+        409,
+        "A secret has no value",
+        "The microVM was made with a secret that was not given its value, or the host has restarted since. Give it, then start again.",
+    ),
+    known(
         "precondition-failed",
         412,
         "Somebody else has changed it",
@@ -129,7 +136,7 @@ pub const KNOWN: [Known; 24] = [
         "too-large",
         413,
         "The body is too large",
-        "The request's body is longer than this takes: 2 MiB, where it is JSON.",
+        "The request's body is longer than this takes: 2 MiB, where it is JSON; 512 KiB, where it is a secret.",
     ),
     known(
         "copy-failed",
@@ -331,6 +338,7 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Refused(_) | MicrovmError::Agent(_) => Self::conflict(error.to_string()),
             MicrovmError::Gone => Self::not_found(error.to_string()),
             MicrovmError::Transfer(error) => error.into(),
+            MicrovmError::Secret(error) => error.into(),
             MicrovmError::NoRoom(NoRoom::Capacity(_) | NoRoom::Full) => {
                 Self::of("over-capacity", error.to_string())
             }
@@ -342,6 +350,19 @@ impl From<MicrovmError> for ApiError {
             MicrovmError::Vmm(_) => Self::of("vmm-failed", chain(&error)),
             MicrovmError::State(error) => error.into(),
             MicrovmError::Limit(_) | MicrovmError::Files(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::NotInMemory => Self::conflict(error.to_string()),
+            SecretError::Full => Self::of("no-space", error.to_string()),
+            SecretError::Unknown(_) => Self::not_found(error.to_string()),
+            SecretError::TooLong => Self::of("too-large", error.to_string()),
+            SecretError::Missing(_) => Self::of("secret-missing", error.to_string()),
+            SecretError::Io(..) => Self::internal(&error),
         }
     }
 }

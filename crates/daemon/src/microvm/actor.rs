@@ -26,6 +26,7 @@ use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::metrics::boot::Boot;
 use crate::plan::Resolved;
+use crate::secrets::Secrets;
 use crate::tenants::{Tally, quota};
 use crate::trace;
 use crate::volumes::holders::Claim;
@@ -155,7 +156,7 @@ impl Actor {
             };
             tokio::select! {
                 happened = happened => self.note(happened).instrument(span).await,
-                () = at(self.next_start) => span.in_scope(|| self.start_again()),
+                () = at(self.next_start) => self.start_again().instrument(span).await,
                 asked = inbox.recv() => match asked {
                     Some((command, reply)) => match admit(self.record.state, command.ask()) {
                         Verdict::Refuse(why) => answer(reply, Err(MicrovmError::Refused(why))),
@@ -208,6 +209,10 @@ impl Actor {
             Command::Resize(size) => {
                 self.order(Order::Resize(size));
                 answer(reply, Ok(()));
+            }
+            Command::Secret(name, value) => {
+                let set = self.set_secret(name, value.as_ref());
+                answer(reply, set.map_err(MicrovmError::Secret));
             }
             Command::Grow(volume, size) => self.grow(&volume, size, reply).await,
             Command::Delete(_) => {
@@ -289,7 +294,11 @@ impl Actor {
             inbox.close();
             self.tell("destroy", &[]);
         }
-        let removed = forgotten.and_then(|()| files.remove().map_err(MicrovmError::Files));
+        let secrets = Secrets::of(&self.host.paths, &self.record.id);
+        let removed = forgotten.and_then(|()| {
+            let secrets = secrets.remove();
+            files.remove().and(secrets).map_err(MicrovmError::Files)
+        });
         if let Err(error) = &removed {
             tracing::error!("the microVM is not removed: {}", chain(error));
         }

@@ -41,11 +41,13 @@ use crate::capacity::OverCapacity;
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
+use crate::secrets::SecretError;
 use crate::space::NoSpace;
 use crate::state::StateError;
 use crate::tenants::quota::OverQuota;
 use crate::trace;
 use crate::volumes::holders::Held;
+use hull_protocol::secret::SecretValue;
 use hull_protocol::transfer::Query;
 
 /// How many commands wait for the actor.
@@ -81,6 +83,9 @@ pub enum MicrovmError {
     /// A question was not answered.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// A secret has no value, or cannot be given one.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// It could not be remembered.
     #[error(transparent)]
     State(#[from] StateError),
@@ -127,6 +132,8 @@ enum Command {
     Update(Box<MicrovmPatch>, Option<u64>),
     /// A volume of this id is so large now.
     Grow(String, Bytes),
+    /// A secret of this name has this value, or none any more.
+    Secret(String, Option<SecretValue>),
     Delete(bool),
     /// Asks only whether it may be attached to.
     Attach,
@@ -144,6 +151,7 @@ impl Command {
             Self::Restart(_) => Ask::Restart,
             Self::Update(..) => Ask::Update,
             Self::Grow(..) => Ask::Grow,
+            Self::Secret(..) => Ask::Secret,
             Self::Delete(force) => Ask::Delete(*force),
             Self::Attach => Ask::Attach,
         }
@@ -342,7 +350,15 @@ impl Microvm {
         self.ask(Command::Grow(volume.to_owned(), size)).await
     }
 
-    /// Removes it, its disk and its log; `force`: even if it runs.
+    /// Gives a secret that it was made with a value, or takes that from it. What runs keeps what it has.
+    ///
+    /// # Errors
+    /// When it has no such secret, or the host cannot keep it.
+    pub async fn set_secret(&self, name: &str, value: Option<SecretValue>) -> Result<(), MicrovmError> {
+        self.ask(Command::Secret(name.to_owned(), value)).await
+    }
+
+    /// Removes it, its disk, its log and its secrets; `force`: even if it runs.
     ///
     /// # Errors
     /// When it runs, or its files cannot be removed.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hull_protocol::agent::{
-    AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Setup, StreamKind,
-    VolumeDisk, WindowSize, volume_serial,
+    AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Secret, Setup,
+    StreamKind, VolumeDisk, WindowSize, volume_serial,
 };
 use hull_protocol::api::{ExitStatus, Microvm as Record, Network, VolumeUse};
 use hull_protocol::control::Command::PowerButton as Press;
@@ -36,6 +36,7 @@ use crate::metrics::boot::{Boot, Phase};
 use crate::network::guest;
 use crate::network::host::networks_of;
 use crate::plan::Resolved;
+use crate::secrets::{SecretError, Secrets};
 use crate::trace;
 
 /// How long a guest may take to its agent. Emulated hosts are slow; a guest that hangs is told from its console.
@@ -118,6 +119,8 @@ enum RunError {
     Start(#[from] StartError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("the guest did not answer within {BOOT_WAIT:?}; its console says: {0}")]
     Silent(String),
     #[error("the connection to the guest failed")]
@@ -324,6 +327,7 @@ impl Run {
         process: &ProcessSpec,
     ) -> Result<JoinSet<()>, RunError> {
         agent.request(Command::Setup(Box::new(self.setup()))).await?;
+        self.give_secrets(agent).await?;
         self.reached(Phase::Setup, Instant::now());
         let started = agent.ask(Command::Start(Box::new(process.clone()))).await;
         let pumps = self.connect(files, process).await?;
@@ -334,6 +338,17 @@ impl Run {
                 Ok(pumps)
             }
         }
+    }
+
+    /// Hands the container's secrets to the agent.
+    async fn give_secrets(&self, agent: &mut Agent) -> Result<(), RunError> {
+        let secrets = Secrets::of(&self.host.paths, &self.id);
+        for (plan, number) in self.resolved.mounts.secrets.iter().zip(0..) {
+            let value = secrets.read(&plan.name)?;
+            let secret = Secret { number, mode: plan.mode, uid: plan.uid, gid: plan.gid, value };
+            agent.request(Command::Secret(Box::new(secret))).await?;
+        }
+        Ok(())
     }
 
     /// Waits until every byte of output is out; not for ever when it is told to stop meanwhile, because a client

@@ -1,14 +1,16 @@
 //! What a container sees besides its root, from what the user wrote: which volumes, what is mounted where, and what is
-//! copied of the host. Pure.
+//! copied of the host, and where its secrets are. Pure.
 
 use std::path::PathBuf;
 
 use hull_protocol::agent::{Mount, MountSource, volume_serial};
 use hull_protocol::mount::{MOUNTS_MAX, MountSpec, TMPFS_MODE, VOLUMES_MAX};
+use hull_protocol::secret::SecretSpec;
 use hull_protocol::transfer::PATH_MAX;
 use hull_protocol::units::Bytes;
 
 use super::PlanError;
+use super::secrets::{SecretPlan, secrets};
 use crate::fleet::check_name;
 
 /// A volume that a microVM is to have.
@@ -31,24 +33,27 @@ pub struct MountPlan {
     pub mounts: Vec<Mount>,
     /// Files and directories of the host, in the order of their copies.
     pub copies: Vec<PathBuf>,
+    /// Its secrets, by number.
+    pub secrets: Vec<SecretPlan>,
 }
 
-/// Resolves a container's mounts.
+/// Resolves a container's mounts, with those of its secrets.
 ///
 /// # Errors
 /// When one cannot be.
-pub fn mounts(specs: &[MountSpec]) -> Result<MountPlan, PlanError> {
+pub fn mounts(specs: &[MountSpec], secret_specs: &[SecretSpec]) -> Result<MountPlan, PlanError> {
     if specs.len() > MOUNTS_MAX {
         return Err(PlanError::Invalid(format!("{} mounts: at most {MOUNTS_MAX} are possible", specs.len())));
     }
     let mut plan = MountPlan::default();
     for spec in specs {
         let target = target(spec.target())?;
-        if plan.mounts.iter().any(|mount| mount.target == target) {
-            return Err(PlanError::Invalid(format!("two mounts have the target '{target}': leave one out")));
-        }
         let source = plan.source(spec)?;
-        plan.mounts.push(Mount { target, source });
+        plan.add(Mount { target, source })?;
+    }
+    for (secret, mount) in secrets(secret_specs)? {
+        plan.secrets.push(secret);
+        plan.add(mount)?;
     }
     if plan.volumes.len() > VOLUMES_MAX {
         return Err(PlanError::Invalid(format!(
@@ -61,6 +66,17 @@ pub fn mounts(specs: &[MountSpec]) -> Result<MountPlan, PlanError> {
 }
 
 impl MountPlan {
+    fn add(&mut self, mount: Mount) -> Result<(), PlanError> {
+        if self.mounts.iter().any(|other| other.target == mount.target) {
+            return Err(PlanError::Invalid(format!(
+                "two mounts have the target '{}': leave one out",
+                mount.target
+            )));
+        }
+        self.mounts.push(mount);
+        Ok(())
+    }
+
     fn source(&mut self, spec: &MountSpec) -> Result<MountSource, PlanError> {
         match spec {
             MountSpec::Volume { source, read_only, size, no_copy, .. } => {
@@ -130,7 +146,7 @@ fn check_path(whose: &str, path: &str) -> Result<(), PlanError> {
 }
 
 /// A target without what means nothing in it.
-fn target(path: &str) -> Result<String, PlanError> {
+pub(super) fn target(path: &str) -> Result<String, PlanError> {
     check_path("the container's", path)?;
     let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     let refused = |why: &str| Err(PlanError::Invalid(format!("nothing can be mounted on '{path}': {why}")));
@@ -167,14 +183,14 @@ mod tests {
 
     #[test]
     fn a_volume_that_is_mounted_twice_is_one_disk_which_can_be_written_if_one_mount_can() {
-        let plan = mounts(&[
+        let specs = [
             volume("a", "/x/y/z", true),
             bind("/etc/hosts", "/h", true),
             volume("b", "/b//", true),
             volume("a", "/x/./y", false),
             bind("/etc/motd", "/m", true),
-        ])
-        .unwrap();
+        ];
+        let plan = mounts(&specs, &[]).unwrap();
         let wanted: Vec<_> = plan.volumes.iter().map(|v| (v.name.as_str(), v.read_only)).collect();
         assert_eq!(wanted, [("a", false), ("b", true)]);
         let targets: Vec<&str> = plan.mounts.iter().map(|mount| mount.target.as_str()).collect();
@@ -187,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_in_words() {
-        let refused = |specs: &[MountSpec]| mounts(specs).unwrap_err().to_string();
+        let refused = |specs: &[MountSpec]| mounts(specs, &[]).unwrap_err().to_string();
         for (target, why) in [
             ("data", "from the root"),
             ("", "from the root"),
@@ -201,7 +217,7 @@ mod tests {
         ] {
             assert!(refused(&[volume("a", target, false)]).contains(why), "{target}");
         }
-        assert!(mounts(&[volume("a", "/dev/disk", false)]).is_ok());
+        assert!(mounts(&[volume("a", "/dev/disk", false)], &[]).is_ok());
         assert!(refused(&[volume("a", "/x", false), volume("b", "/x/", false)]).contains("two mounts"));
         assert!(refused(&[volume("../a", "/x", false)]).contains("is no name"));
         assert!(refused(&[bind("/srv", "/x", false)]).contains("not possible yet"));

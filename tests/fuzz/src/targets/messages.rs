@@ -6,7 +6,9 @@ use hull_daemon::network::{egress, wishes};
 use hull_daemon::plan;
 use hull_image::ImageConfig;
 use hull_protocol::units::Bytes;
-use hull_protocol::{agent, api, control, exec, frame, health, life, mount, network, spec, stream, transfer};
+use hull_protocol::{
+    agent, api, control, exec, frame, health, life, mount, network, secret, spec, stream, transfer,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -72,9 +74,11 @@ pub(crate) fn agent_seeds() -> Vec<Vec<u8>> {
         mounts: vec![agent::Mount { target: "/data".into(), source: agent::MountSource::Copy(1) }],
         processes_max: Some(100),
     };
+    let value = secret::SecretValue::new(b"x".to_vec()).expect("it is short");
     let commands = [
         Command::Setup(Box::new(setup)),
         Command::Grow { serial: agent::volume_serial(0), size: 1 << 30 },
+        Command::Secret(Box::new(agent::Secret { number: 0, mode: 0o400, uid: 0, gid: 0, value })),
         Command::Start(Box::new(process)),
         Command::Signal { process: "main".into(), signal: 15, group: true },
         Command::Shutdown { grace_ms: 10 },
@@ -240,6 +244,7 @@ pub(crate) fn bodies_seeds() -> Vec<Vec<u8>> {
             mount::MountSpec::Tmpfs { target: "/tmp".into(), size: None, mode: Some(0o700), exec: false },
             mount::MountSpec::Bind { source: "/etc/hosts".into(), target: "/h".into(), read_only: true },
         ],
+        secrets: vec![secret::SecretSpec { name: "db".into(), mode: Some(0o400), ..Default::default() }],
         ..Default::default()
     };
     let microvm = spec::MicrovmSpec {

@@ -3,12 +3,13 @@
 //! Part of [`super::Actor`], in its task. Invariant: a start has the host's promise of room before anything is done.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hull_protocol::agent::volume_serial;
-use hull_protocol::api::{HOST_TENANT, State, VolumeUse};
+use hull_protocol::api::{ExitStatus, HOST_TENANT, State, VolumeUse};
 use hull_protocol::control::Command as Vm;
 use hull_protocol::life::MicrovmPatch;
+use hull_protocol::secret::SecretValue;
 use hull_protocol::units::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ use super::super::run::{Order, chain};
 use super::super::vmm::{Vmm, limits};
 use super::super::{MicrovmError, NoRoom, Reply};
 use super::{Actor, answer};
+use crate::clock::rfc3339;
+use crate::secrets::{SecretError, Secrets};
 use crate::tenants::quota;
 
 /// Its VMM has gone, and its run is about to say so.
@@ -40,21 +43,38 @@ impl Actor {
         self.record.trace = reply.trace;
         if let Err(error) = self.begin() {
             (self.record.restarts, self.row, self.record.stop_requested, self.record.trace) = before;
-            return answer(reply, Err(error.into()));
+            return answer(reply, Err(error));
         }
         if let Some(run) = &mut self.run {
             run.starting.push(reply);
         }
     }
 
-    /// Starts it, if the host has room.
-    fn begin(&mut self) -> Result<(), NoRoom> {
+    fn secrets(&self) -> Secrets {
+        Secrets::of(&self.host.paths, &self.record.id)
+    }
+
+    /// Gives a secret a value, or takes it.
+    pub(super) fn set_secret(&self, name: String, value: Option<&SecretValue>) -> Result<(), SecretError> {
+        if !self.record.spec.container.secrets.iter().any(|secret| secret.name == name) {
+            return Err(SecretError::Unknown(name));
+        }
+        match value {
+            Some(value) => self.secrets().keep(&name, value),
+            None => self.secrets().forget(&name),
+        }
+    }
+
+    /// Starts it, if it has its secrets and the host has room.
+    fn begin(&mut self) -> Result<(), MicrovmError> {
+        self.secrets().check(&self.record.spec.container.secrets)?;
         // How much room there is is the host's own tenant's business.
         let told = |why: NoRoom| if self.record.tenant == HOST_TENANT { why } else { NoRoom::Full };
         crate::space::check(&self.host.paths.data).map_err(|full| told(full.into()))?;
         let who = (self.record.id.as_str(), self.record.name.as_str());
-        let claim = self.host.volumes.holders().claim(who, &self.record.volumes)?;
-        let tally = self.host.tenants.start(&self.record.tenant, quota::of_running(&self.record.spec))?;
+        let claim = self.host.volumes.holders().claim(who, &self.record.volumes).map_err(NoRoom::from)?;
+        let wanted = quota::of_running(&self.record.spec);
+        let tally = self.host.tenants.start(&self.record.tenant, wanted).map_err(NoRoom::from)?;
         let promise = self.host.capacity.promise(self.share()).map_err(|over| told(over.into()))?;
         self.next_start = None;
         self.record.state = State::Starting;
@@ -67,15 +87,29 @@ impl Actor {
     }
 
     /// Starts it because its policy says so; tries again later when the host has no room.
-    pub(super) fn start_again(&mut self) {
+    pub(super) async fn start_again(&mut self) {
         self.record.restarts = self.record.restarts.saturating_add(1);
         self.host.metrics.restarted();
-        if let Err(error) = self.begin() {
-            tracing::warn!("the microVM is not restarted now: {}", chain(&error));
-            self.row = self.row.saturating_add(1);
-            self.next_start = Some(Instant::now() + restart::wait(self.row));
-            self.remember();
+        let Err(error) = self.begin() else { return };
+        tracing::warn!("the microVM is not restarted now: {}", chain(&error));
+        if let MicrovmError::Secret(error) = error {
+            return self.give_up(&error).await;
         }
+        self.row = self.row.saturating_add(1);
+        self.next_start = Some(Instant::now() + restart::wait(self.row));
+        self.remember();
+    }
+
+    /// Leaves it failed: without its user no later try would do better.
+    async fn give_up(&mut self, error: &SecretError) {
+        let exit = ExitStatus { status: 125, error: Some(chain(error)), reason: None, oom_killed: false };
+        self.next_start = None;
+        self.record.state = State::Failed;
+        self.record.finished_at = Some(rfc3339(SystemTime::now()));
+        self.record.exit = Some(exit.clone());
+        self.remember();
+        self.tell("die", &[("exit_status", exit.status.to_string())]);
+        self.output.end(exit).await;
     }
 
     /// Has it stop: by its agent, which is asked; the run takes care of the rest.
@@ -118,6 +152,10 @@ impl Actor {
     pub(super) async fn restart(&mut self, grace: Duration, reply: Reply) {
         if self.run.is_none() {
             return self.start(reply);
+        }
+        // One that could not be started again goes on.
+        if let Err(error) = self.secrets().check(&self.record.spec.container.secrets) {
+            return answer(reply, Err(error.into()));
         }
         self.stop(grace).await;
         self.again.push(reply);
