@@ -14,8 +14,9 @@ use std::sync::OnceLock;
 
 pub use namespace::Namespace;
 
-/// The limit for one command, in seconds: an emulated host boots a guest in some ten.
-const LIMIT: &str = "400";
+/// The limit for one command, in seconds: an emulated host boots a guest in some ten, and carries a hundred megabytes through it
+/// in some hundreds.
+const LIMIT: &str = "900";
 
 /// A file among the fixtures.
 pub fn fixture(name: &str) -> PathBuf {
