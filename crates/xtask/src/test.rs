@@ -87,17 +87,7 @@ impl Program {
 
 /// Sets up, builds and runs all tests; the last line is the sum.
 pub fn run() -> Result<()> {
-    need_packages(&[
-        "acpica-tools",
-        "curl",
-        "gcc",
-        "iproute2",
-        "libc6-dev",
-        "nftables",
-        "openssl",
-        "python3",
-        "wrk",
-    ])?;
+    install()?;
     let all = build()?;
     programs::build_beside_hull()?;
     set_up()?;
@@ -118,6 +108,22 @@ pub fn run() -> Result<()> {
         bail!("not every test passed");
     }
     Ok(())
+}
+
+/// Installs what is needed to build and to test, where it is not there.
+fn install() -> Result<()> {
+    need_packages(&[
+        "acpica-tools",
+        "apache2-utils",
+        "curl",
+        "gcc",
+        "iproute2",
+        "libc6-dev",
+        "nftables",
+        "openssl",
+        "python3",
+        "wrk",
+    ])
 }
 
 /// Builds every test program, and with them the programs that they start: all in one go, so that nothing is built

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{Level, Program, build, set_up, where_linux_boots};
+use super::{Level, Program, build, install, set_up, where_linux_boots};
 use crate::programs;
 use crate::test::tally::{Tally, run_counted};
 
@@ -61,6 +61,7 @@ pub fn run(names: &[String]) -> Result<()> {
         let known = PROOFS.map(|proof| proof.name).join(", ");
         bail!("there is no proof '{unknown}'; there are {known}");
     }
+    install()?;
     let programs = build()?;
     programs::build_beside_hull()?;
     set_up()?;
