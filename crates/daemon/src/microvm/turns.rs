@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 /// How many guests of a tenant boot at once, for each of the host's processors: some of what a boot does is waiting.
 const EACH: usize = 2;
 /// How long a boot keeps others waiting at most.
-const TURN: Duration = Duration::from_secs(10);
+const TURN: Duration = Duration::from_secs(60);
 
 /// The turns of one host.
 #[derive(Debug)]
