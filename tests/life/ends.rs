@@ -39,7 +39,7 @@ fn a_vmm_that_ends_for_itself_says_why_and_takes_nothing_along() {
     let lines = || daemon.ok(&["logs", "neighbour"]).lines().count();
     let (since, first) = (Instant::now(), lines());
     while lines() <= first {
-        assert!(since.elapsed() < Duration::from_secs(30), "it does not go on");
+        assert!(since.elapsed() < Duration::from_secs(30), "it does not go on after {first} lines");
         std::thread::sleep(Duration::from_millis(50));
     }
     daemon.ok(&["rm", "-f", "neighbour", "bug", "shot"]);

@@ -162,6 +162,10 @@ fn serve(machine: &Machine, mut connection: UnixStream) -> Option<()> {
     }
     if port == agent::STREAM_PORT {
         let hello: StreamHello = read(&mut connection)?;
+        // It may overtake the request that starts its process.
+        let awaited = hello.process == MAIN;
+        let early = |state: &mut State| awaited && state.process.is_none();
+        drop(machine.0.1.wait_timeout_while(machine.lock(), STREAMS_WAIT, early).unwrap());
         return machine.change(|state| {
             let process = state.process.as_mut().filter(|process| process.spec.id == hello.process)?;
             match hello.stream {
