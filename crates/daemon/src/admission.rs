@@ -92,25 +92,14 @@ pub fn admit(state: State, ask: Ask) -> Verdict {
 mod tests {
     use super::*;
 
-    const STATES: [State; 8] = [
-        State::Created,
-        State::Starting,
-        State::Running,
-        State::Paused,
-        State::Stopping,
-        State::Restarting,
-        State::Stopped,
-        State::Failed,
-    ];
-
-    /// One letter for each state, in the order above: go, done, refuse.
+    /// One letter for each state, in their order: go, done, refuse.
     fn row(ask: Ask) -> String {
         let letter = |state| match admit(state, ask) {
             Verdict::Go => 'g',
             Verdict::Done => 'd',
             Verdict::Refuse(_) => 'r',
         };
-        STATES.into_iter().map(letter).collect()
+        State::ALL.into_iter().map(letter).collect()
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Fleet {
             if microvm::starts_at_load(&record, stays) {
                 record.state = Life::Restarting;
             }
-            let runs = !at_rest(record.state) && record.state != Life::Restarting;
+            let runs = !record.state.is_at_rest() && record.state != Life::Restarting;
             let spawn = if runs { Microvm::resume } else { Microvm::spawn };
             all.insert(id, spawn(host.clone(), record, resolved));
         }
@@ -219,13 +219,13 @@ impl Fleet {
 
     /// Those that have a VMM.
     pub fn running(&self) -> Vec<Record> {
-        let runs = |record: &Record| !at_rest(record.state) && record.state != Life::Restarting;
+        let runs = |record: &Record| !record.state.is_at_rest() && record.state != Life::Restarting;
         self.list().into_iter().filter(runs).collect()
     }
 
     /// How many are not at rest.
     pub fn busy(&self) -> usize {
-        self.list().iter().filter(|record| !at_rest(record.state)).count()
+        self.list().iter().filter(|record| !record.state.is_at_rest()).count()
     }
 
     /// Whether a microVM names this kernel.
@@ -236,7 +236,7 @@ impl Fleet {
     /// Digests of the images that these microVMs were made from; `busy_only`: those of microVMs that are not at rest.
     pub fn images_in_use(&self, busy_only: bool, of: impl Fn(&Record) -> bool) -> HashSet<String> {
         let records =
-            self.list().into_iter().filter(|record| of(record) && !(busy_only && at_rest(record.state)));
+            self.list().into_iter().filter(|record| of(record) && !(busy_only && record.state.is_at_rest()));
         records.map(|record| record.image_digest).collect()
     }
 
@@ -402,10 +402,6 @@ impl Fleet {
         record.name.clone_from(&record.id);
         Ok(self.host.state.insert(record, wishes, key)?)
     }
-}
-
-fn at_rest(state: Life) -> bool {
-    matches!(state, Life::Created | Life::Stopped | Life::Failed)
 }
 
 /// 32 hexadecimal digits that nobody can guess.

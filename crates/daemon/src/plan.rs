@@ -177,7 +177,7 @@ pub fn resolve(
 
 fn check_disk_limit(limit: &DiskLimit) -> Result<(), PlanError> {
     let mut rates = [limit.bytes, limit.requests].into_iter().flatten();
-    if rates.any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+    if rates.any(|rate| rate.is_zero()) {
         let why = "a disk with a limit of zero would stand still: give 1 or more, or leave the limit out";
         return Err(PlanError::Invalid(why.into()));
     }

@@ -62,6 +62,23 @@ pub enum State {
 }
 
 impl State {
+    /// Every state there is, in the order of a life.
+    pub const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Restarting,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
+    /// Whether nothing of it runs, and nothing will unless somebody asks for it.
+    pub fn is_at_rest(self) -> bool {
+        matches!(self, Self::Created | Self::Stopped | Self::Failed)
+    }
+
     /// The name in JSON and in tables.
     pub fn name(self) -> &'static str {
         match self {

@@ -124,6 +124,13 @@ pub struct Rate {
     pub burst: Option<u64>,
 }
 
+impl Rate {
+    /// Whether nothing would ever pass.
+    pub fn is_zero(&self) -> bool {
+        self.per_second == 0 || self.burst == Some(0)
+    }
+}
+
 /// A network card as the agent sets it up, in [`crate::agent::Setup`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

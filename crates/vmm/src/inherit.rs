@@ -101,7 +101,7 @@ fn check_net(net: &NetPlan) -> Result<(), InheritError> {
 }
 
 fn check_rates(rates: &[Option<Rate>]) -> Result<(), InheritError> {
-    if rates.iter().flatten().any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+    if rates.iter().flatten().any(|rate| rate.is_zero()) {
         let what = "a rate of zero: at least 1 a second is possible, at once as well";
         return Err(InheritError::Range(what.into()));
     }

@@ -9,7 +9,6 @@ use axum::extract::{Path, State};
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hull_protocol::api::State as Life;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -74,7 +73,7 @@ async fn send_all(
 ) -> io::Result<()> {
     loop {
         // Looked at before the file: what is written before the end is not missed.
-        let at_rest = matches!(microvm.record().state, Life::Created | Life::Stopped | Life::Failed);
+        let at_rest = microvm.record().state.is_at_rest();
         let another_run = reader.is_over();
         while let Some(piece) = reader.next_piece()? {
             if pieces.send(piece).await.is_err() {

@@ -10,7 +10,6 @@ use axum::extract::{Path, State};
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hull_protocol::api::State as Life;
 use hull_protocol::stream::{self, Kind, PAYLOAD_MAX};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -106,7 +105,7 @@ impl Sender {
         }
         loop {
             // Looked at before the log: what is written before the end is not missed.
-            let over = matches!(microvm.record().state, Life::Created | Life::Stopped | Life::Failed);
+            let over = microvm.record().state.is_at_rest();
             while let Some(record) = reader.next_record() {
                 if record.time >= until {
                     return Some(());

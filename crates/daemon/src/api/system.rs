@@ -8,7 +8,7 @@ use std::path::Path as FsPath;
 use axum::Json;
 use axum::extract::{Path, State};
 use hull_image::Digest;
-use hull_protocol::api::{Amounts, Image, Microvm, Resource, State as Life, System, Tenant};
+use hull_protocol::api::{Amounts, Image, Resource, System, Tenant};
 use hull_protocol::life::{DiskUsage, DiskUse, PruneRequest, Pruned};
 use hull_protocol::units::Bytes;
 
@@ -50,7 +50,7 @@ pub(super) async fn system(State(api): State<Api>) -> Json<System> {
         on_demand: api.on_demand,
         data_dir: host.map(|host| host.paths.data.display().to_string()).unwrap_or_default(),
         microvms: all.len(),
-        running: all.iter().filter(|microvm| !at_rest(microvm)).count(),
+        running: all.iter().filter(|microvm| !microvm.state.is_at_rest()).count(),
         capacity: api.fleet.capacity(),
         cgroups: host.map(|host| host.groups.describe()).unwrap_or_default(),
     })
@@ -60,13 +60,12 @@ pub(super) async fn disk_usage(State(api): State<Api>) -> Result<Json<DiskUsage>
     Ok(Json(blocking::<_, ApiError>(move || usage(&api.fleet)).await?))
 }
 
-fn at_rest(microvm: &Microvm) -> bool {
-    matches!(microvm.state, Life::Created | Life::Stopped | Life::Failed)
-}
-
 fn usage(fleet: &View) -> Result<DiskUsage, ApiError> {
-    let microvms: Vec<(bool, u64)> =
-        fleet.list().iter().map(|microvm| (!at_rest(microvm), below(&fleet.directory(microvm)))).collect();
+    let microvms: Vec<(bool, u64)> = fleet
+        .list()
+        .iter()
+        .map(|microvm| (!microvm.state.is_at_rest(), below(&fleet.directory(microvm))))
+        .collect();
     let used = fleet.images_in_use(false);
     let images: Vec<(bool, u64)> = fleet
         .images()
@@ -127,7 +126,7 @@ pub(super) async fn prune(State(api): State<Api>, bytes: bytes::Bytes) -> Result
     let wanted: PruneRequest = if bytes.is_empty() { PruneRequest::default() } else { body(&bytes)? };
     let mut pruned = Pruned::default();
     if !wanted.keep_microvms {
-        for record in api.fleet.list().iter().filter(|record| at_rest(record)) {
+        for record in api.fleet.list().iter().filter(|record| record.state.is_at_rest()) {
             let Ok(microvm) = api.fleet.find(&record.id) else { continue };
             let place = api.fleet.directory(record);
             let size = blocking::<_, ApiError>(move || Ok(below(&place))).await?;

@@ -13,18 +13,6 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use super::Labels;
 
-/// The states in the order they are shown.
-const STATES: [State; 8] = [
-    State::Created,
-    State::Starting,
-    State::Running,
-    State::Paused,
-    State::Stopping,
-    State::Restarting,
-    State::Stopped,
-    State::Failed,
-];
-
 type Sizes = Family<Labels, Gauge<u64, AtomicU64>>;
 type Counts = Family<Labels, Counter>;
 type Times = Family<Labels, Counter<f64, AtomicU64>>;
@@ -65,7 +53,7 @@ impl Present<'_> {
             count.get_or_create_owned(&vec![("state", state.name().into()), ("tenant", tenant.into())])
         };
         for tenant in self.tenants {
-            STATES.into_iter().for_each(|state| drop(of(state, &tenant.name)));
+            State::ALL.into_iter().for_each(|state| drop(of(state, &tenant.name)));
         }
         for microvm in self.microvms {
             of(microvm.state, &microvm.tenant).inc();

@@ -137,7 +137,7 @@ fn is_link_local(address: IpAddr) -> bool {
 
 fn rate(limit: RateLimit) -> Result<(), NetworkError> {
     let zero = [limit.bytes, limit.packets].into_iter().flatten();
-    if zero.into_iter().any(|rate| rate.per_second == 0 || rate.burst == Some(0)) {
+    if zero.into_iter().any(|rate| rate.is_zero()) {
         return Err(NetworkError::Invalid("a limit of 0 lets nothing through: use --network none".into()));
     }
     Ok(())
