@@ -194,8 +194,9 @@ fn a_network_card_moves_large_segments_both_ways() {
     assert!(back == content, "what came back differs");
     let stats = vmm.control().ask_net(0).unwrap();
     for (way, traffic) in [("in", stats.receive), ("out", stats.transmit)] {
-        // On a wire it would have been at least one frame for each 1,500 bytes.
-        assert!(traffic.bytes > LENGTH as u64 && traffic.frames < traffic.bytes / 3000, "{way}: {traffic:?}");
+        // No frame of a wire is longer than 1,514 bytes: a larger mean needs large ones. How much larger it is lies with
+        // TCP, which sends what a busy peer has made room for.
+        assert!(traffic.bytes > LENGTH as u64 && traffic.frames < traffic.bytes / 1514, "{way}: {traffic:?}");
     }
     // A guest that gets no processor for a while has no buffers meanwhile; nothing else is lost, and TCP makes up for it.
     let dropped = stats.receive.dropped;

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define FRAME_MAX 65536
-#define DATAGRAM 1200
+#define DATAGRAM_MAX 60000
 
 static int fail(const char *what)
 {
@@ -78,13 +78,13 @@ static int listen_frames(const char *card, int seconds)
 }
 
 /* Sends datagrams to a server that returns them, one after the other; each has content of its own. */
-static int echo(const char *host, const char *port, int count)
+static int echo(const char *host, const char *port, int count, int size)
 {
+	static unsigned char sent[DATAGRAM_MAX], back[DATAGRAM_MAX + 1];
 	struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port))};
 	struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
 	int is_four = inet_pton(AF_INET, host, &four.sin_addr) == 1;
 	struct timeval patience = {.tv_sec = 5};
-	unsigned char sent[DATAGRAM], back[DATAGRAM + 1];
 	int fd, lost = 0;
 
 	if (!is_four && inet_pton(AF_INET6, host, &six.sin6_addr) != 1)
@@ -93,14 +93,16 @@ static int echo(const char *host, const char *port, int count)
 	if (connect(fd, is_four ? (void *)&four : (void *)&six, is_four ? sizeof four : sizeof six) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) < 0)
 		return fail("socket");
+	if (size < 1 || size > DATAGRAM_MAX)
+		return fail("size");
 	for (int n = 0; n < count; n++) {
-		for (int i = 0; i < DATAGRAM; i++)
+		for (int i = 0; i < size; i++)
 			sent[i] = (unsigned char)(n * 31 + i * 7);
-		if (send(fd, sent, sizeof sent, 0) < 0)
+		if (send(fd, sent, size, 0) < 0)
 			return fail("send");
-		if (recv(fd, back, sizeof back, 0) != DATAGRAM) {
+		if (recv(fd, back, sizeof back, 0) != size) {
 			lost++;
-		} else if (memcmp(sent, back, DATAGRAM)) {
+		} else if (memcmp(sent, back, size)) {
 			puts("changed");
 			return 1;
 		}
@@ -115,8 +117,8 @@ int main(int argc, char **argv)
 		return send_frames(argv[2], argv + 3);
 	if (argc > 3 && !strcmp(argv[1], "listen"))
 		return listen_frames(argv[2], atoi(argv[3]));
-	if (argc > 4 && !strcmp(argv[1], "echo"))
-		return echo(argv[2], argv[3], atoi(argv[4]));
-	fputs("usage: net send CARD HEX... | listen CARD SECONDS | echo HOST PORT COUNT\n", stderr);
+	if (argc > 5 && !strcmp(argv[1], "echo"))
+		return echo(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]));
+	fputs("usage: net send CARD HEX... | listen CARD SECONDS | echo HOST PORT COUNT SIZE\n", stderr);
 	return 2;
 }

@@ -205,7 +205,7 @@ impl World {
             }
         });
         thread::spawn(move || {
-            let mut room = [0; 2048];
+            let mut room = [0; 1 << 16];
             while let Ok((length, from)) = echo.recv_from(&mut room) {
                 let _gone = echo.send_to(&room[..length], from);
             }
