@@ -15,7 +15,7 @@ use hull_protocol::control::{Command, PACKET_MAX, VmmStatus};
 use hull_protocol::exit::ExitReason;
 use hull_protocol::trace::TraceId;
 use hull_protocol::units::Bytes;
-use vmm::{Extras, LIMIT, Vmm};
+use vmm::{Extras, Guest, LIMIT, Vmm};
 
 /// Long enough for what is under way to arrive; nothing is expected to come later.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -116,7 +116,7 @@ fn what_a_vmm_logs_is_in_the_trace_of_its_plan() {
     let trace: TraceId = "4bf92f3577b34da6a3ce929d0e0e4736".parse().unwrap();
     // A control group that cannot be entered.
     let extras = Extras::default().trace(trace).groups(vec![File::open("/dev/null").unwrap()]);
-    let ended = Vmm::with("do=tick", extras).wait();
+    let ended = Vmm::with(Guest::Bare, "do=tick", extras).wait();
     assert_eq!(ended.status, 1, "{}", ended.log);
     let lines: Vec<&str> = ended.log.lines().collect();
     let traced = lines.iter().all(|line| line.starts_with(&format!("hull-vmm[{trace}]: ")));

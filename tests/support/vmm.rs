@@ -51,6 +51,25 @@ pub struct Vmm {
     dir: tempfile::TempDir,
 }
 
+/// Who owns the machine.
+#[derive(Clone, Copy, Debug)]
+pub enum Guest {
+    /// The bare guest.
+    Bare,
+    /// The same as the first process of a Linux, which does not know of the devices nor of a quarter of the memory.
+    Linux,
+}
+
+impl Guest {
+    /// How much memory it is made for.
+    pub fn memory(self) -> Bytes {
+        match self {
+            Self::Bare => Bytes::mib(32),
+            Self::Linux => Bytes::mib(128),
+        }
+    }
+}
+
 /// How a VMM ended.
 pub struct Ended {
     /// Its exit status.
@@ -104,9 +123,16 @@ impl Vmm {
         Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, Extras::default().card(tap, card))
     }
 
-    /// Starts the bare guest with more than it has by itself.
-    pub fn with(cmdline: &str, extras: Extras) -> Self {
-        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, extras)
+    /// Starts a guest that does as the bare guest does, with more than it has by itself.
+    pub fn with(guest: Guest, cmdline: &str, extras: Extras) -> Self {
+        match guest {
+            Guest::Bare => Self::launch((&bare("bare"), None), guest.memory(), cmdline, extras),
+            Guest::Linux => {
+                let (kernel, initrd) = (bare("").with_file_name("guest").join("vmlinux"), bare("hostile"));
+                let cmdline = format!("console=ttyS0 quiet panic=-1 mem=96M -- {cmdline}");
+                Self::launch((&kernel, Some(&initrd)), guest.memory(), &cmdline, extras)
+            }
+        }
     }
 
     /// Starts the bare guest on a disk with a content of the test's own.

@@ -44,7 +44,8 @@ pub(crate) fn within<F: Future>(trace: TraceId, work: F) -> impl Future<Output =
 
 /// The span of what is done to a microVM, or what it does, because of a request.
 pub(crate) fn of_microvm(id: &str, trace: Option<TraceId>) -> Span {
-    tracing::error_span!("microvm", id, trace = trace.map(tracing::field::display))
+    // Whoever makes it: what a microVM does is in no other span.
+    tracing::error_span!(parent: None, "microvm", id, trace = trace.map(tracing::field::display))
 }
 
 /// Has a task of its own work on for the same request.

@@ -8,6 +8,7 @@
 //! - [`iovec`]: host system calls straight from and to guest memory, the one place with unsafe code.
 //! - [`device`]: the trait a device implements, and what it is lent while it works.
 //! - [`registers`]: device status, features and queue configuration as one state machine (sections 2.1 to 2.4, 3.1).
+//! - [`needs_reset`]: the status bit that the device sets, while the transport writes the register.
 //! - [`mmio`]: the virtio-mmio transport (section 4.2), which only decodes addresses.
 //! - [`window`]: what a driver reads, in a page that the guest may map.
 //! - [`bucket`]: how much may pass in a time.
@@ -25,6 +26,7 @@ pub mod fault;
 pub mod iovec;
 mod log_limit;
 pub mod mmio;
+pub mod needs_reset;
 pub mod net;
 pub mod queue;
 pub mod registers;
@@ -33,3 +35,8 @@ pub mod rng;
 mod testing;
 pub mod vsock;
 pub mod window;
+
+/// What threads share by. `tests/needs_reset.rs` has a model in its place, which goes through every order of their steps.
+mod sync {
+    pub use std::sync::atomic;
+}

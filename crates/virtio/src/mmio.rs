@@ -9,8 +9,9 @@
 use log::warn;
 
 use crate::device::Device;
+use crate::needs_reset::NeedsReset;
 use crate::queue::Queue;
-use crate::registers::{Area, Half, NeedsReset, QueueConfig, Registers, STATUS_NEEDS_RESET, Transition};
+use crate::registers::{Area, Half, QueueConfig, Registers, Transition};
 use crate::window::Window;
 
 /// The offset of `QueueNotify`, to which the VMM attaches one ioeventfd per queue (32-bit data match: its index).
@@ -86,9 +87,9 @@ pub struct Broken {
 impl Broken {
     /// The device faulted.
     pub fn set(&self) {
-        // First the flag, then what is shown: see `MmioTransport::show`.
-        self.needs_reset.set();
-        self.window.set_bits(reg::STATUS, u32::from(STATUS_NEEDS_RESET));
+        if let Some(register) = self.window.word(reg::STATUS) {
+            self.needs_reset.set_in(register);
+        }
     }
 
     /// Whether the device faulted and has not been reset since.
@@ -192,10 +193,8 @@ impl MmioTransport {
         self.window.set(reg::DEVICE_FEATURES, self.registers.device_features(self.device_features_sel));
         self.window.set(reg::QUEUE_SIZE_MAX, queue.map_or(0, |queue| u32::from(queue.max_size)));
         self.window.set(reg::QUEUE_READY, queue.map_or(0, |queue| u32::from(queue.ready)));
-        self.window.set(reg::STATUS, u32::from(self.registers.status()));
-        // The I/O loop may have said so meanwhile, and the older status have covered it.
-        if self.registers.needs_reset().get() {
-            self.window.set_bits(reg::STATUS, u32::from(STATUS_NEEDS_RESET));
+        if let Some(register) = self.window.word(reg::STATUS) {
+            self.registers.needs_reset().show_in(register, self.registers.status());
         }
     }
 

@@ -5,10 +5,8 @@
 //! after `FEATURES_OK`, queue configuration does not change after `DRIVER_OK`, and a queue is ready only with a
 //! size and addresses that are valid in form. (Whether the rings are in guest memory shows at first use.)
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::device::DeviceInfo;
+use crate::needs_reset::NeedsReset;
 
 /// `VIRTIO_F_INDIRECT_DESC`.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
@@ -27,31 +25,8 @@ pub const STATUS_DRIVER: u8 = 2;
 pub const STATUS_DRIVER_OK: u8 = 4;
 /// `FEATURES_OK`: the features are agreed on.
 pub const STATUS_FEATURES_OK: u8 = 8;
-/// `DEVICE_NEEDS_RESET`: the device gave up.
-pub const STATUS_NEEDS_RESET: u8 = 64;
 /// `FAILED`: the driver gave up.
 pub const STATUS_FAILED: u8 = 128;
-
-/// A flag with which the I/O loop tells the driver, through the status register, that a device needs a reset.
-#[derive(Clone, Debug, Default)]
-pub struct NeedsReset(Arc<AtomicBool>);
-
-impl NeedsReset {
-    /// The device faulted. The caller then signals a configuration interrupt.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether the device faulted and has not been reset since.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn clear(&self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
 
 /// What a write to the status register asks of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +129,7 @@ impl Registers {
     /// The device status as the driver reads it.
     #[must_use]
     pub fn status(&self) -> u8 {
-        if self.needs_reset.get() { self.status | STATUS_NEEDS_RESET } else { self.status }
+        self.needs_reset.with(self.status)
     }
 
     /// The driver writes the device status. Bits can only be added, in the order of section 3.1.1; zero resets.

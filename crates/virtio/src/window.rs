@@ -4,7 +4,8 @@
 //! reader sees in halves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// The size of a device's window in bytes.
 pub const WINDOW: u64 = 0x1000;
@@ -50,7 +51,7 @@ pub struct Window {
 
 impl Window {
     /// The word that holds the byte at this offset.
-    fn word(&self, offset: u64) -> Option<&AtomicU32> {
+    pub(crate) fn word(&self, offset: u64) -> Option<&AtomicU32> {
         self.pages.get(self.index)?.0.get(usize::try_from(offset / 4).ok()?)
     }
 

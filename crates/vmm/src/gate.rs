@@ -1,11 +1,13 @@
 //! The one pause primitive: it holds vCPU threads between two guest instructions.
 //!
 //! Owner: the machine; each vCPU thread passes it before every entry into the guest. Invariant: a parked vCPU
-//! has completed its pending exit, so its registers are whole.
+//! has completed its pending exit, so its registers are whole. `tests/gate.rs` goes through every order of the threads' steps.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Condvar, Mutex, MutexGuard};
 
 /// How often a vCPU that is still inside the guest is kicked while the gate closes.
 const KICK_EVERY: Duration = Duration::from_millis(1);
@@ -54,10 +56,9 @@ impl Gate {
         if state.closed && !state.ending {
             state.parked += 1;
             self.changed.notify_all();
-            state = self
-                .changed
-                .wait_while(state, |s| s.closed && !s.ending)
-                .unwrap_or_else(PoisonError::into_inner);
+            while state.closed && !state.ending {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
             state.parked -= 1;
         }
         if state.ending {
@@ -102,45 +103,5 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn nothing_moves_while_the_gate_is_closed() {
-        let gate = Arc::new(Gate::new(3));
-        let count = Arc::new(AtomicU64::new(0));
-        let threads: Vec<_> = (0..3)
-            .map(|_| {
-                let (gate, count) = (gate.clone(), count.clone());
-                thread::spawn(move || {
-                    loop {
-                        if gate.wants_attention() && gate.pass() == Pass::Leave {
-                            return;
-                        }
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        for _ in 0..100 {
-            gate.close(|| {});
-            let before = count.load(Ordering::Relaxed);
-            thread::yield_now();
-            assert_eq!(count.load(Ordering::Relaxed), before);
-            gate.open();
-        }
-        gate.close(|| {});
-        gate.end(|| {});
-        for thread in threads {
-            assert!(thread.join().is_ok());
-        }
     }
 }

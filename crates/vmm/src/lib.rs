@@ -33,6 +33,11 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::inherit::Slots;
 use crate::machine::Machine;
 
+/// What threads share by. `tests/gate.rs` has a model in its place.
+mod sync {
+    pub use std::sync::{Condvar, Mutex, MutexGuard, atomic};
+}
+
 /// A door for `tests/fuzz`: the plan in a text, if a machine could be built from it.
 #[doc(hidden)]
 pub fn acceptable_plan(text: &str) -> Option<BootPlan> {

@@ -75,42 +75,54 @@ pub fn guest() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// What is common to all ways into the guest without an operating system.
+const BARE_PARTS: [&str; 10] = [
+    "main.c",
+    "platform.c",
+    "virtio.c",
+    "devices.c",
+    "socket.c",
+    "net.c",
+    "registers.c",
+    "rings.c",
+    "requests.c",
+    "siege.c",
+];
+
 /// The guest without an operating system: `bare`, which has both the 64-bit and the PVH entry, and `bare-pvh`, whose
-/// only entry is PVH. Built anew each time: it takes less than checking whether it must be.
+/// only entry is PVH; and `hostile`, an initial RAM disk whose first process is that guest, with Linux below it. Built anew
+/// each time: it takes less than checking whether it must be.
 pub fn bare() -> Result<PathBuf> {
     need_packages(&["gcc", "binutils"])?;
     let place = target().join("fixtures/bare");
     fs::create_dir_all(&place)?;
-    let source = repository().join("tests/guests/bare");
-    let parts = [
-        "entry.S",
-        "main.c",
-        "platform.c",
-        "virtio.c",
-        "devices.c",
-        "socket.c",
-        "net.c",
-        "registers.c",
-        "rings.c",
-        "requests.c",
-        "siege.c",
-    ];
     for (name, entry) in [("bare", "start64"), ("bare-pvh", "start32")] {
-        let half = place.join(format!("{name}.half"));
-        check(
-            Command::new("gcc")
-                .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib"])
-                .args(["-static", "-no-pie", "-fno-pic", "-fcf-protection=none", "-fno-stack-protector"])
-                .args(["-mgeneral-regs-only", "-mno-red-zone", "-T", "bare.ld", "-Wl,--build-id=none"])
-                .arg(format!("-Wl,-e,{entry},--no-warn-rwx-segments"))
-                .arg("-o")
-                .arg(&half)
-                .args(parts)
-                .current_dir(&source),
-        )?;
-        fs::rename(half, place.join(name))?;
+        build_bare(&["-T", "bare.ld", &format!("-Wl,-e,{entry}"), "entry.S"], &place.join(name))?;
     }
+    let tree = place.join("tree");
+    fs::create_dir_all(&tree)?;
+    build_bare(&["-DUNDER_LINUX", "-T", "linux.ld", "-Wl,-e,start_linux", "linux.c"], &tree.join("init"))?;
+    let half = place.join("hostile.half");
+    pack_initramfs(&tree, &half)?;
+    fs::rename(half, place.join("hostile"))?;
+    fs::remove_dir_all(tree)?;
     Ok(place)
+}
+
+fn build_bare(own: &[&str], place: &Path) -> Result<()> {
+    let half = place.with_extension("half");
+    check(
+        Command::new("gcc")
+            .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib"])
+            .args(["-static", "-no-pie", "-fno-pic", "-fcf-protection=none", "-fno-stack-protector"])
+            .args(["-mgeneral-regs-only", "-mno-red-zone", "-Wl,--build-id=none,--no-warn-rwx-segments"])
+            .arg("-o")
+            .arg(&half)
+            .args(own)
+            .args(BARE_PARTS)
+            .current_dir(repository().join("tests/guests/bare")),
+    )?;
+    fs::rename(half, place).map_err(Into::into)
 }
 
 /// `net`, the program that tests have guests run on their networks.

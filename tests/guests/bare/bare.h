@@ -6,6 +6,20 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long u64;
 
+/* Guest memory of this program: from OWN to RAM, where memory ends. SPARE is the first of 16 MiB that hold nothing. PORTS is
+ * the end of those that it may access by four bytes: no process may beyond the last. */
+#ifdef UNDER_LINUX
+#define OWN 0x6000000ul
+#define RAM 0x8000000ul
+#define SPARE 0x7000000ul
+#define PORTS 0xfffd
+#else
+#define OWN 0x100000ul
+#define RAM 0x2000000ul
+#define SPARE 0x800000ul
+#define PORTS 0x10000
+#endif
+
 #define BARRIER() __asm__ volatile("" ::: "memory")
 
 static inline void outb(u16 port, u8 value)
@@ -71,6 +85,8 @@ void fill(void *to, u8 value, u64 length);
 /* Waits for as long as `count` exits take. */
 void nap(u32 count);
 
+/* Does what a command line asks for, in its order, and ends. */
+void obey(const char *cmdline);
 /* Makes the device windows and the interrupt controllers reachable. */
 void map_devices(void);
 

@@ -107,6 +107,11 @@ void main(const void *start, int pvh)
 	map_devices();
 	if (pvh)
 		show_start(info);
+	obey(cmdline);
+}
+
+void obey(const char *cmdline)
+{
 	run(option(cmdline, "do="));
 	if (*option(cmdline, "siege="))
 		report(lay_siege(option(cmdline, "siege=")), "siege", "known");

@@ -145,7 +145,7 @@ void try_ports(void)
 		outw(port, 0x4040);
 		outl(port, 0x40404040);
 	}
-	for (u32 port = 0xfff0; port < 0x10000; port++) {
+	for (u32 port = 0xfff0; port < PORTS; port++) {
 		outl(port, inl(port));
 		outb(port, 0xff);
 	}

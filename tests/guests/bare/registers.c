@@ -86,7 +86,7 @@ static void storm(struct device *device)
 
 		start(device, 0);
 		/* A request that is under way, or not yet looked at, when the reset comes. */
-		queue->desc[0] = (struct desc){ 0x800000, 1 << 20, device->id == RNG ? WRITE : 0, 0 };
+		queue->desc[0] = (struct desc){ SPARE, 1 << 20, device->id == RNG ? WRITE : 0, 0 };
 		offer(queue, 0);
 		notify(device, device->requests);
 		set(device, STATUS, 0);

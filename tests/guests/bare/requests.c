@@ -15,7 +15,7 @@ static void ask(struct device *device, u32 readable, u32 writable)
 		return;
 	}
 	queue->desc[0] = (struct desc){ (u64)junk, readable, writable ? NEXT : 0, 1 };
-	queue->desc[1] = (struct desc){ 0x800000, writable, WRITE, 0 };
+	queue->desc[1] = (struct desc){ SPARE, writable, WRITE, 0 };
 	offer(queue, head);
 	notify(device, index);
 	/* Answered or broken; never stuck. */

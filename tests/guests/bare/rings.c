@@ -2,8 +2,6 @@
 #include "virtio.h"
 
 #define HOLE 0xf0000000ul
-/* Where memory ends: the tests of this part give 32 MiB. */
-#define RAM 0x2000000ul
 
 static struct desc table[SIZE] __attribute__((aligned(16)));
 static u8 buffer[4096] __attribute__((aligned(4096)));

@@ -43,7 +43,7 @@ static void requests(void)
 			u32 count = device->id == BLOCK ? 3 : device->id == RNG ? 64 : 256;
 
 			for (u32 at = 0; at < count; at++)
-				table[at] = (struct desc){ 0x400000, length, access | NEXT, at + 1 };
+				table[at] = (struct desc){ SPARE, length, access | NEXT, at + 1 };
 			if (device->id == BLOCK) {
 				table[0] = (struct desc){ (u64)&header, sizeof header, NEXT, 1 };
 				table[2].length = 1;
@@ -72,7 +72,7 @@ static void resets(void)
 			struct place away = { dice(), dice(), dice() };
 
 			start(device, F_EVENT_IDX);
-			queue->desc[0] = (struct desc){ 0x800000, 1 << 20, WRITE, 0 };
+			queue->desc[0] = (struct desc){ SPARE, 1 << 20, WRITE, 0 };
 			offer(queue, 0);
 			notify(device, device->requests);
 			set_queue(device, device->requests, SIZE, &away);
@@ -103,7 +103,7 @@ static void addresses(void)
 static void ports(void)
 {
 	for (;;) {
-		u16 port = dice() & 1 ? dice() % 0x800 : dice();
+		u16 port = dice() % (dice() & 1 ? 0x800 : PORTS);
 		u32 value = dice();
 
 		if (port > 0x5f0 && port < 0x610)
@@ -220,7 +220,7 @@ static const struct {
 /* Has the host give all the memory there is: a bound on what it holds beside that is one only then. */
 static void touch_memory(void)
 {
-	for (u64 at = 0x200000; at < 32ul << 20; at += 4096)
+	for (u64 at = OWN; at < RAM; at += 4096)
 		*(volatile u8 *)at = *(volatile u8 *)at;
 }
 

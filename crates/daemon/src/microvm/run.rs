@@ -3,41 +3,36 @@
 //! A task of its own, watched by the actor. Invariant: whatever happens, when it returns the VMM has ended and its
 //! sockets are gone.
 
-use std::pin::pin;
+mod boot;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hull_protocol::agent::{
-    AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessSpec, ProcessState, Secret, Setup,
-    StreamKind, VolumeDisk, WindowSize, volume_serial,
+    AgentError, AgentErrorKind, Command, Event, ProcessExit, ProcessState, WindowSize,
 };
-use hull_protocol::api::{ExitStatus, Microvm as Record, Network, VolumeUse};
+use hull_protocol::api::{ExitStatus, Microvm as Record, Network};
 use hull_protocol::control::Command::PowerButton as Press;
 use hull_protocol::exit::ExitReason;
 use hull_protocol::health::Health;
 use hull_protocol::network::PublishedPort;
-use hull_protocol::stream::{Kind, PAYLOAD_MAX};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::agent::{Agent, connect_stream, lost};
-use super::control::{Control, STATUS};
+pub(super) use self::boot::carry_in;
+use super::agent::{Agent, lost};
+use super::control::Control;
 use super::exec::{Execs, Session};
 use super::health;
-use super::output::{Input, Output};
+use super::output::Output;
 use super::turns::Turn;
-use super::vmm::{Files, Parts, StartError, Vmm};
+use super::vmm::{Files, StartError, Vmm};
 use crate::clock::unix_ns;
 use crate::fleet::Host;
 use crate::metrics::boot::{Boot, Phase};
-use crate::network::guest;
 use crate::network::host::networks_of;
 use crate::plan::Resolved;
-use crate::secrets::{SecretError, Secrets};
-use crate::trace;
+use crate::secrets::SecretError;
 
 /// How long a guest may take to its agent. Emulated hosts are slow; a guest that hangs is told from its console.
 const BOOT_WAIT: Duration = Duration::from_secs(180);
@@ -200,39 +195,6 @@ impl Run {
         }
     }
 
-    /// Waits until it may boot; nothing when it is killed before.
-    async fn turn(&mut self) -> Option<Turn> {
-        let (turns, kill) = (self.host.clone(), self.kill.clone());
-        let turn = tokio::select! {
-            turn = turns.turns.take(&self.record.tenant) => Some(turn),
-            () = kill.notified() => None,
-        };
-        self.reached(Phase::Turn, Instant::now());
-        turn
-    }
-
-    /// Starts the VMM; the ports of the host that lead to it.
-    async fn start(&mut self) -> Result<(Vmm, Option<Vec<PublishedPort>>), StartError> {
-        let attached = self.host.networks.attach(&self.host.state, &self.record).await?;
-        self.reached(Phase::Network, Instant::now());
-        let ports = attached.ports.clone();
-        self.networks = attached.networks.clone();
-        let record = self.record.clone();
-        let (host, id, image) = (self.host.clone(), self.id.clone(), self.image.clone());
-        let (kernel, resolved) = (self.kernel.clone(), self.resolved.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let started = trace::spawn_blocking(move || {
-            let _watching_needs_it = runtime.enter();
-            let parts = Parts { record: &record, resolved: &resolved, attached };
-            Vmm::start(&host, &id, &image, kernel.as_deref(), parts)
-        });
-        let vmm = started.await.unwrap_or_else(|error| {
-            Err(StartError::Io("the microVM".into(), std::io::Error::other(error.to_string())))
-        })?;
-        self.reached(Phase::Prepare, vmm.started().unwrap_or_else(Instant::now));
-        Ok((vmm, Some(ports)))
-    }
-
     /// Its start had this phase behind it then.
     fn reached(&mut self, phase: Phase, then: Instant) {
         if let Some(boot) = &mut self.boot {
@@ -298,59 +260,6 @@ impl Run {
         Ok((exit, agent))
     }
 
-    /// The guest's agent, as soon as it is ready.
-    async fn meet(&mut self, files: &Files) -> Result<Agent, RunError> {
-        let control = self.boot.as_ref().and(self.control.clone());
-        let mut connecting = pin!(async {
-            let connected = tokio::time::timeout(BOOT_WAIT, Agent::connect(&files.vsock())).await;
-            Ok::<_, RunError>(connected.map_err(|_| RunError::Silent(files.last_words()))??)
-        });
-        let agent = tokio::select! {
-            agent = connecting.as_mut() => Some(agent?),
-            () = answered(control) => None,
-        };
-        self.reached(Phase::Vmm, Instant::now());
-        let agent = match agent {
-            Some(agent) => agent,
-            None => connecting.await?,
-        };
-        self.reached(Phase::Guest, Instant::now());
-        self.turn = None;
-        Ok(agent)
-    }
-
-    /// Sets the guest up and starts its process.
-    async fn begin(
-        &mut self,
-        agent: &mut Agent,
-        files: &Files,
-        process: &ProcessSpec,
-    ) -> Result<JoinSet<()>, RunError> {
-        agent.request(Command::Setup(Box::new(self.setup()))).await?;
-        self.give_secrets(agent).await?;
-        self.reached(Phase::Setup, Instant::now());
-        let started = agent.ask(Command::Start(Box::new(process.clone()))).await;
-        let pumps = self.connect(files, process).await?;
-        match started.await {
-            Ok(Err(error)) => Err(error.into()),
-            _ => {
-                self.reached(Phase::Process, Instant::now());
-                Ok(pumps)
-            }
-        }
-    }
-
-    /// Hands the container's secrets to the agent.
-    async fn give_secrets(&self, agent: &mut Agent) -> Result<(), RunError> {
-        let secrets = Secrets::of(&self.host.paths, &self.id);
-        for (plan, number) in self.resolved.mounts.secrets.iter().zip(0..) {
-            let value = secrets.read(&plan.name)?;
-            let secret = Secret { number, mode: plan.mode, uid: plan.uid, gid: plan.gid, value };
-            agent.request(Command::Secret(Box::new(secret))).await?;
-        }
-        Ok(())
-    }
-
     /// Waits until every byte of output is out; not for ever when it is told to stop meanwhile, because a client
     /// that does not read, or a guest that lies, could keep it.
     async fn drain(&mut self, mut pumps: JoinSet<()>) {
@@ -366,52 +275,6 @@ impl Run {
                 () = at(deadline) => return,
             }
         }
-    }
-
-    fn setup(&self) -> Setup {
-        let (cards, networking) = (&self.record.cards, &self.record.spec.networking);
-        Setup {
-            time_unix_ns: unix_ns(),
-            hostname: self.resolved.hostname.clone(),
-            read_only: self.resolved.read_only,
-            data_disk: true,
-            hosts: guest::hosts(&self.resolved.hostname, cards, networking),
-            resolv_conf: guest::resolv_conf(&self.networks, networking),
-            interfaces: guest::interfaces(cards, &self.networks),
-            volumes: volumes(&self.record),
-            mounts: self.resolved.mounts.mounts.clone(),
-            processes_max: self.resolved.limits.processes.map(u32::from),
-        }
-    }
-
-    /// Connects the process's streams; returns the tasks that end with its output.
-    async fn connect(&self, files: &Files, process: &ProcessSpec) -> Result<JoinSet<()>, RunError> {
-        let vsock = files.vsock();
-        let connect = async |kind| connect_stream(&vsock, &process.id, kind).await;
-        let mut outward = JoinSet::new();
-        if process.terminal.is_some() {
-            let (source, sink) = connect(StreamKind::Terminal).await?.into_split();
-            outward.spawn(carry_out(source, Kind::Stdout, self.output.clone()));
-            tokio::spawn(carry_in(self.output.take_input(), sink));
-            return Ok(outward);
-        }
-        if process.stdin {
-            let (source, sink) = connect(StreamKind::Stdin).await?.into_split();
-            let input = self.output.take_input();
-            tokio::spawn(async move {
-                carry_in(input, sink).await;
-                drop(source);
-            });
-        }
-        for (kind, shown) in [(StreamKind::Stdout, Kind::Stdout), (StreamKind::Stderr, Kind::Stderr)] {
-            let (source, sink) = connect(kind).await?.into_split();
-            let output = self.output.clone();
-            outward.spawn(async move {
-                carry_out(source, shown, output).await;
-                drop(sink);
-            });
-        }
-        Ok(outward)
     }
 
     /// Obeys orders until the process has ended.
@@ -441,24 +304,6 @@ impl Run {
             }
         }
     }
-}
-
-/// Returns when a VMM has answered for the first time: its machine runs then.
-async fn answered(control: Option<Control>) {
-    match control {
-        Some(control) if control.ask(STATUS).await.is_ok() => {}
-        _ => std::future::pending().await,
-    }
-}
-
-/// The disks of its volumes.
-fn volumes(record: &Record) -> Vec<VolumeDisk> {
-    let disk = |(place, volume): (usize, &VolumeUse)| VolumeDisk {
-        serial: volume_serial(place),
-        name: volume.name.clone(),
-        read_only: volume.read_only,
-    };
-    record.volumes.iter().enumerate().map(disk).collect()
 }
 
 /// Ends a VM whose process does not: by its power button, then for good.
@@ -511,25 +356,6 @@ async fn obey(agent: &mut Agent, process: &str, stop_signal: i32, order: Order) 
             Some(grace)
         }
     }
-}
-
-async fn carry_out(mut source: OwnedReadHalf, kind: Kind, output: Arc<Output>) {
-    let mut chunk = vec![0; PAYLOAD_MAX];
-    while let Ok(length @ 1..) = source.read(&mut chunk).await {
-        output.publish(kind, Bytes::copy_from_slice(chunk.get(..length).unwrap_or_default())).await;
-    }
-}
-
-/// Passes input on to a process, to its end or the process's.
-pub(super) async fn carry_in(mut input: mpsc::Receiver<Input>, mut sink: OwnedWriteHalf) {
-    while let Some(Input::Bytes(bytes)) = input.recv().await {
-        if sink.write_all(&bytes).await.is_err() {
-            // The process has closed its input; what is still sent is dropped, as a shell's pipe would.
-            break;
-        }
-    }
-    let _gone_already = sink.shutdown().await;
-    while input.recv().await.is_some() {}
 }
 
 /// How a failure looks to whoever waits: Docker's statuses.

@@ -6,6 +6,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::*;
 use crate::device::DeviceId;
+use crate::needs_reset::STATUS_NEEDS_RESET;
 
 /// What a driver may do: enough to set a queue up well and wrongly, to agree and not, to start, to fail, to reset.
 #[derive(Clone, Copy, Debug)]
