@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use hull_protocol::secret::{SECRET_MAX, SecretSpec, SecretValue};
+use hull_protocol::secret::{SECRET_MAX, SECRETS_TOGETHER_MAX, SecretSpec, SecretValue};
 use hull_protocol::units::Bytes;
 
 use crate::disk::private_directory;
@@ -37,6 +37,11 @@ pub enum SecretError {
     /// A value is too long.
     #[error("a secret has {SECRET_MAX} bytes at most")]
     TooLong,
+    /// All values are too long together.
+    #[error(
+        "the secrets of a microVM have {SECRETS_TOGETHER_MAX} bytes at most together: forget one, or give a shorter value"
+    )]
+    TooMuch,
     /// Some have no value.
     #[error(
         "no value for the secret {names}: give it ('hull start --secret id=NAME,src=FILE', or PUT \
@@ -63,13 +68,17 @@ impl Secrets {
     /// Keeps a value, in place of an earlier one. The name is one that a secret can have.
     ///
     /// # Errors
-    /// When it would be on a disk, or there is no room.
+    /// When it would be on a disk, there is no room, or the microVM has too much of it.
     pub(crate) fn keep(&self, name: &str, value: &SecretValue) -> Result<(), SecretError> {
         let failed = |error| SecretError::Io(name.to_owned(), error);
         private_directory(&self.directory).map_err(failed)?;
         if !space::in_memory(&self.directory) {
             let _something_is_in_it = fs::remove_dir(&self.directory);
             return Err(SecretError::NotInMemory);
+        }
+        let others = self.held_besides(name).map_err(failed)?;
+        if others.saturating_add(value.reveal().len() as u64) > SECRETS_TOGETHER_MAX as u64 {
+            return Err(SecretError::TooMuch);
         }
         if !has_room(&self.directory, value.reveal().len()).map_err(failed)? {
             return Err(SecretError::Full);
@@ -131,6 +140,20 @@ impl Secrets {
         }
     }
 
+    /// How long all other values are together, in bytes. What a daemon that was killed had half written goes.
+    fn held_besides(&self, name: &str) -> io::Result<u64> {
+        fs::read_dir(&self.directory)?.try_fold(0_u64, |sum, entry| {
+            let entry = entry?;
+            let file = entry.file_name();
+            if file.as_encoded_bytes().starts_with(b".") {
+                fs::remove_file(entry.path())?;
+                return Ok(sum);
+            }
+            let length = if file == name { 0 } else { entry.metadata()?.len() };
+            Ok(sum.saturating_add(length))
+        })
+    }
+
     fn place(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -187,6 +210,22 @@ mod tests {
         secrets.remove().unwrap();
         secrets.remove().unwrap();
         assert!(!secrets.directory.exists());
+    }
+
+    #[test]
+    fn all_values_together_have_a_bound() {
+        let run = tempfile::tempdir_in("/dev/shm").unwrap();
+        let secrets = secrets(run.path());
+        let half = value(&"x".repeat(SECRET_MAX));
+        secrets.keep("a", &half).unwrap();
+        secrets.keep("b", &half).unwrap();
+        fs::write(secrets.place(".c"), "of a daemon that was killed").unwrap();
+        assert!(matches!(secrets.keep("c", &value("x")), Err(SecretError::TooMuch)));
+        // In place of an earlier one, which counts no more.
+        secrets.keep("b", &half).unwrap();
+        secrets.keep("b", &value("y")).unwrap();
+        secrets.keep("c", &value("x")).unwrap();
+        assert_eq!(fs::read_dir(&secrets.directory).unwrap().count(), 3);
     }
 
     #[test]

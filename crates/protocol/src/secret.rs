@@ -13,6 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub const SECRETS_MAX: usize = 64;
 /// The longest value, in bytes: one message to the agent bears it.
 pub const SECRET_MAX: usize = 512 << 10;
+/// The longest that all values of a container may be together, in bytes.
+pub const SECRETS_TOGETHER_MAX: usize = 1 << 20;
 /// The longest name, in bytes.
 pub const SECRET_NAME_MAX: usize = 64;
 /// The permissions of a secret's file where nobody says others, as Docker's.

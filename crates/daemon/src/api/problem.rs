@@ -360,7 +360,7 @@ impl From<SecretError> for ApiError {
             SecretError::NotInMemory => Self::conflict(error.to_string()),
             SecretError::Full => Self::of("no-space", error.to_string()),
             SecretError::Unknown(_) => Self::not_found(error.to_string()),
-            SecretError::TooLong => Self::of("too-large", error.to_string()),
+            SecretError::TooLong | SecretError::TooMuch => Self::of("too-large", error.to_string()),
             SecretError::Missing(_) => Self::of("secret-missing", error.to_string()),
             SecretError::Io(..) => Self::internal(&error),
         }

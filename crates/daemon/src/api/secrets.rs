@@ -16,9 +16,9 @@ pub(super) fn operations() -> Vec<Operation> {
     vec![
         put(ONE, give, "giveSecret", "Give a secret its value")
             .notes(
-                "The body is the value, 512 KiB at most. It is kept in the host's memory alone, until it is forgotten, the \
-                 microVM is removed or the host restarts, and nobody is told it but the container. One that runs finds it \
-                 at its next start.",
+                "The body is the value, 512 KiB at most, and 1 MiB with the microVM's other secrets. It is kept in the \
+                 host's memory alone, until it is forgotten, the microVM is removed or the host restarts, and nobody is \
+                 told it but the container. One that runs finds it at its next start.",
             )
             .bytes_in("application/octet-stream", SECRET_MAX)
             .answers(done("It is kept."))
