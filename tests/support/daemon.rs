@@ -97,9 +97,24 @@ impl Daemon {
         self.child = Some(command.spawn().unwrap());
         let since = Instant::now();
         while self.try_ask("GET", "/v1/system", None).is_err() {
-            assert!(since.elapsed() < patience(ANSWER_WAIT), "the daemon does not answer: {}", self.log());
+            assert!(
+                since.elapsed() < patience(ANSWER_WAIT),
+                "the daemon does not answer: {}\n{}",
+                self.log(),
+                self.threads()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Where each of its threads is in the kernel: its name, what it waits in, its system call.
+    fn threads(&self) -> String {
+        let pid = self.child.as_ref().map_or(0, std::process::Child::id);
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let read = |task: &Path, name| fs::read_to_string(task.join(name)).unwrap_or_default();
+        tasks
+            .map(|task| ["comm", "wchan", "syscall"].map(|name| read(&task.path(), name)).join(" "))
+            .collect()
     }
 
     /// Ends it as a crash would.
