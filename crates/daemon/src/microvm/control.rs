@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use hull_protocol::control::{Command, Event, Message, PACKET_MAX, Request, VmmStatus};
 use hull_protocol::exit::ExitReason;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixDatagram;
 use tokio::sync::{oneshot, watch};
@@ -25,6 +26,8 @@ pub(super) const STATUS: Command = Command::Status;
 
 /// How long a VMM may take to an answer: to pause, it finishes what its devices have begun.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// How long a VMM may take to take a connection: its kernel does it, while fewer wait than its socket lets.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// A listening control socket, for the VMM to inherit.
 pub(super) fn listen(socket: &Path) -> io::Result<OwnedFd> {
@@ -65,6 +68,8 @@ impl Control {
     /// When no VMM has the socket.
     pub(super) fn connect(socket: &Path) -> io::Result<Self> {
         let connection = new_socket()?;
+        // One that takes no connections, because it hangs or was taken over, must not keep the daemon from its start.
+        set_socket_timeout(&connection, Timeout::Send, Some(CONNECT_WAIT))?;
         rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
         rustix::io::ioctl_fionbio(&connection, true)?;
         // What the runtime has for datagrams does for packets: it sends, receives and waits.
