@@ -115,12 +115,12 @@ impl Extras {
 impl Vmm {
     /// Starts the bare guest.
     pub fn start(cmdline: &str) -> Self {
-        Self::boot(&bare("bare"), None, Bytes::mib(32), cmdline)
+        Self::with(Guest::Bare, cmdline, Extras::default())
     }
 
     /// Starts the bare guest with a network card on a tap besides.
     pub fn on_network(cmdline: &str, tap: OwnedFd, card: impl FnOnce(Slot) -> NetPlan) -> Self {
-        Self::launch((&bare("bare"), None), Bytes::mib(32), cmdline, Extras::default().card(tap, card))
+        Self::with(Guest::Bare, cmdline, Extras::default().card(tap, card))
     }
 
     /// Starts a guest that does as the bare guest does, with more than it has by itself.

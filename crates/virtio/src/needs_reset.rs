@@ -30,11 +30,13 @@ impl NeedsReset {
         register.fetch_or(u32::from(STATUS_NEEDS_RESET).to_le(), Ordering::AcqRel);
     }
 
-    /// Shows a status of the driver's, with the device's bit.
+    /// Shows a status, which [`NeedsReset::with`] has made.
     pub fn show_in(&self, register: &AtomicU32, status: u8) {
-        register.swap(u32::from(self.with(status)).to_le(), Ordering::AcqRel);
+        register.swap(u32::from(status).to_le(), Ordering::AcqRel);
         // The device may have said so meanwhile, and the older status have covered it.
-        register.fetch_or(u32::from(self.with(0)).to_le(), Ordering::AcqRel);
+        if self.get() {
+            register.fetch_or(u32::from(STATUS_NEEDS_RESET).to_le(), Ordering::AcqRel);
+        }
     }
 
     /// A status of the driver's with the device's bit.

@@ -6,7 +6,7 @@
 #define DEVICES 0xc0000000ul
 #define CONTROLLERS 0xfec00000ul
 
-enum { OPEN = 2, MMAP = 9, MUNMAP = 11, MKDIR = 83, MKNOD = 133, IOPL = 172 };
+enum { OPEN = 2, MMAP = 9, MKDIR = 83, MKNOD = 133, IOPL = 172 };
 
 #define READ_WRITE 2
 #define PROT_READ_WRITE 3
@@ -63,7 +63,7 @@ void enter(u64 count, char **words)
 	obey(words[1]);
 }
 
-/* The count of words is where the stack begins, they follow. What a device might be told of is not on a stack of Linux. */
+/* The count of words is where the stack begins, they follow. */
 __asm__(".text\n"
 	".globl start_linux\n"
 	"start_linux:\n"
