@@ -77,6 +77,7 @@ fn a_vmm_is_alone_among_its_processes() {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
     assert_eq!(ids.split_whitespace().collect::<Vec<_>>(), [pid.to_string().as_str(), "1"], "{status}");
+    daemon.ok(&["rm", "-f", "alone"]);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! How VMMs end that nobody told to, and a container that prints without end: neither touches its neighbours.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -43,6 +45,38 @@ fn a_vmm_that_ends_for_itself_says_why_and_takes_nothing_along() {
         std::thread::sleep(Duration::from_millis(50));
     }
     daemon.ok(&["rm", "-f", "neighbour", "bug", "shot"]);
+}
+
+#[test]
+fn a_vmm_that_takes_no_connections_is_ended_by_the_next_daemon() {
+    let mut daemon = Daemon::start(&[]);
+    let deaf = daemon.run("deaf", &["stay"], json!({}));
+    let neighbour = daemon.run("neighbour", &["stay"], json!({}));
+    let [pid, other] = [&deaf, &neighbour].map(|id| daemon.record(id)["vmm_pid"].as_i64().unwrap() as i32);
+    daemon.kill();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    let control = daemon.dir.path().join("run").join(&deaf[..12]).join("control.sock");
+    let address = SocketAddrUnix::new(&control).unwrap();
+    let queued: Vec<_> = (0..100)
+        .map_while(|_| {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            connect(&socket, &address).is_ok().then_some(socket)
+        })
+        .collect();
+    assert!((1..100).contains(&queued.len()), "{} connections are waiting", queued.len());
+    daemon.spawn();
+    let ended = daemon.record(&deaf);
+    let error = ended["exit"]["error"].as_str().unwrap();
+    assert!(state(&ended) == "failed" && error.contains("took no connections"), "{ended}");
+    assert_eq!(daemon.until(&neighbour, |record| state(record) == "running")["vmm_pid"], other);
+    let since = Instant::now();
+    while daemon.vmms() != BTreeSet::from([other as u64]) {
+        assert!(since.elapsed() < Duration::from_secs(10), "it still runs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    daemon.ok(&["start", "deaf"]);
+    daemon.ok(&["rm", "-f", "deaf", "neighbour"]);
 }
 
 /// What a directory takes on disk, in bytes.

@@ -43,6 +43,8 @@ pub struct Daemon {
     /// What `hull` is started with, such as a program that enters a namespace.
     within: Vec<String>,
     child: Option<Child>,
+    /// Clears up when this program has ended, however it did: a daemon for all tests is never dropped.
+    after: Child,
 }
 
 /// An answer of the API.
@@ -83,7 +85,8 @@ impl Daemon {
         let vmm = if real() { "hull-vmm" } else { "examples/stand-in" };
         fs::copy(built.join(vmm), libexec.join("hull-vmm")).unwrap();
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let mut daemon = Self { dir, flags: owned(flags), within: owned(within), child: None };
+        let after = after(&dir);
+        let mut daemon = Self { dir, flags: owned(flags), within: owned(within), child: None, after };
         daemon.spawn();
         daemon.furnish();
         daemon
@@ -97,6 +100,8 @@ impl Daemon {
         self.child = Some(command.spawn().unwrap());
         let since = Instant::now();
         while self.try_ask("GET", "/v1/system", None).is_err() {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(ended.is_none(), "the daemon ended ({ended:?}): {}", self.log());
             assert!(
                 since.elapsed() < patience(ANSWER_WAIT),
                 "the daemon does not answer: {}\n{}",
@@ -300,6 +305,20 @@ pub fn spec(name: &str, command: &[&str], more: Value) -> Value {
     spec
 }
 
+/// What ends all that belongs to a directory, daemons first, and removes that: once this program's end of its input is
+/// closed.
+fn after(dir: &tempfile::TempDir) -> Child {
+    let script = "read _
+        for found in $(grep -lsaz \"^HULL_DATA_DIR=$0/\" /proc/[0-9]*/environ
+                       find /proc -maxdepth 2 -name exe -lname \"*${0##*/}/libexec/*\" 2>/dev/null); do
+            process=${found#/proc/}; kill -9 ${process%/*}
+        done
+        rm -rf \"$0\"";
+    let mut command = Command::new("setsid");
+    command.args(["sh", "-c", script]).arg(dir.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
@@ -307,5 +326,8 @@ impl Drop for Daemon {
             let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
+        // Nothing is left to it.
+        self.after.kill().unwrap();
+        self.after.wait().unwrap();
     }
 }

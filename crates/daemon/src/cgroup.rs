@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hull_protocol::life::{CPU_PERIOD, HostLimits};
 use hull_protocol::units::Bytes;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The directory that holds every VMM's group.
 const PARENT: &str = "hull";
@@ -250,6 +251,20 @@ impl Group {
         let text = |place: &&PathBuf| fs::read_to_string(place.join("cgroup.procs")).ok();
         let text = self.directories().iter().find_map(text).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Kills all its processes.
+    pub fn kill(&self) {
+        for number in self.processes() {
+            let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+            let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            // Looked at after it was opened: the number is that of one in the group, or nobody's.
+            if let Some(process) = process
+                && self.processes().contains(&number)
+            {
+                let _ended_meanwhile = pidfd_send_signal(process, Signal::KILL);
+            }
+        }
     }
 
     /// The most memory it can hold, where that is enforced.

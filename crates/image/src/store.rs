@@ -21,6 +21,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -32,6 +34,11 @@ use crate::record::ImageRecord;
 
 use index::Index;
 pub use install::InstallError;
+
+/// How long an earlier process may take to let go of the store.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Why the store did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +145,18 @@ impl Drop for Arrival {
     }
 }
 
+/// Locks a file. Blocks for as long as `wait`: a process that was killed while it started another leaves its locks to
+/// that one, until it has become another program.
+fn take(lock: &File, wait: Duration) -> Result<(), TryLockError> {
+    let since = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if since.elapsed() < wait => thread::sleep(LOCK_LOOK),
+            done => return done,
+        }
+    }
+}
+
 impl Store {
     /// Opens the store in `dir`, making it if it is not there, and clears what an earlier process left half made.
     ///
@@ -155,7 +174,7 @@ impl Store {
             .write(true)
             .open(&lock_path)
             .map_err(at(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
+        take(&lock, LOCK_WAIT).map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked(dir.to_owned()),
             TryLockError::Error(source) => StoreError::Io { path: lock_path, source },
         })?;
@@ -292,4 +311,25 @@ fn image_path(root: &Path, digest: &Digest) -> PathBuf {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_one_processs_and_one_that_lets_go_of_it_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path(), Limits::default()).unwrap();
+        let lock = File::open(dir.path().join("lock")).unwrap();
+        assert!(matches!(take(&lock, Duration::ZERO), Err(TryLockError::WouldBlock)));
+        let leaving = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(first);
+        });
+        Store::open(dir.path(), Limits::default()).unwrap();
+        leaving.join().unwrap();
+    }
 }

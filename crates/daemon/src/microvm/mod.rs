@@ -50,6 +50,10 @@ use crate::volumes::holders::Held;
 use hull_protocol::secret::SecretValue;
 use hull_protocol::transfer::Query;
 
+/// Why one has failed that did not run any more when a daemon started.
+const UNSEEN: &str = "it ended while no daemon ran: nobody saw how";
+/// The same, of one that could not be governed any more.
+const DEAF: &str = "its VMM took no connections when the daemon started, and was ended";
 /// How many commands wait for the actor.
 const COMMANDS: usize = 32;
 
@@ -183,7 +187,8 @@ impl Microvm {
     pub fn resume(host: Arc<Host>, mut record: Record, resolved: Resolved) -> Self {
         match Vmm::adopt(&host, &record.id, record.vmm_pid) {
             Ok(vmm) => Self::spawn_with(host, record, resolved, Some(vmm)),
-            Err(_) => {
+            Err(error) => {
+                let deaf = vmm::end_deaf(&host, &record, &error);
                 Files::new(&host, &record.id).forget_sockets();
                 host.groups.group(&record.id).remove();
                 record.state = if restart::after_loss(&record) { State::Restarting } else { State::Failed };
@@ -192,7 +197,7 @@ impl Microvm {
                 record.finished_at = Some(rfc3339(SystemTime::now()));
                 record.exit = Some(ExitStatus {
                     status: 125,
-                    error: Some("it ended while no daemon ran: nobody saw how".into()),
+                    error: Some(if deaf { DEAF } else { UNSEEN }.into()),
                     reason: None,
                     oom_killed: false,
                 });

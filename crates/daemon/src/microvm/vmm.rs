@@ -342,6 +342,19 @@ impl Vmm {
     }
 }
 
+/// Ends a VMM that an earlier daemon left running and that did not take this one's connection: nobody can govern it.
+/// Whether there was one.
+pub(super) fn end_deaf(host: &Host, record: &Record, refused: &io::Error) -> bool {
+    let group = host.groups.group(&record.id);
+    let grouped = !group.processes().is_empty();
+    group.kill();
+    // A full queue is a living process's, so that the number is still its own.
+    let full = refused.kind() == io::ErrorKind::WouldBlock;
+    let process = record.vmm_pid.filter(|_| full).and_then(vmm_process);
+    let killed = process.is_some_and(|process| pidfd_send_signal(process, Signal::KILL).is_ok());
+    grouped || killed
+}
+
 /// A line of a VMM's log, without the trace that it is in.
 fn untraced(line: &str) -> String {
     let traced = line.strip_prefix("hull-vmm[").and_then(|rest| rest.split_once("]: "));

@@ -12,7 +12,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use hull_protocol::api::{Amounts, PrunedVolumes, Volume, VolumeSpec, VolumeUse};
 use hull_protocol::units::{Bytes, DISK_MAX, MIB};
@@ -27,6 +28,11 @@ use crate::plan::{DISK_DEFAULT, WantedVolume};
 use crate::space::{self, NoSpace};
 use crate::state::{Key, State, StateError};
 use crate::tenants::quota::{self, OverQuota};
+
+/// How long whoever had a volume before may take to let go of it.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Why a volume could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -342,7 +348,8 @@ impl Volumes {
         Ok(volume)
     }
 
-    /// The disks of a microVM's volumes, each locked for as long as somebody has it open.
+    /// The disks of a microVM's volumes, each locked for as long as somebody has it open. Blocks for a second at most
+    /// for each that somebody has.
     ///
     /// # Errors
     /// When one has gone, or a VMM that nobody knows of has it.
@@ -358,10 +365,15 @@ impl Volumes {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,
         };
-        match flock(&file, lock) {
-            Ok(()) => Ok(file),
-            Err(Errno::WOULDBLOCK) => Err(VolumeError::Locked(volume.name.clone())),
-            Err(error) => Err(VolumeError::Io(path, error.into())),
+        // One that has just ended may have left it, for a moment, to a process that was about to be started beside it.
+        let since = Instant::now();
+        loop {
+            match flock(&file, lock) {
+                Err(Errno::WOULDBLOCK) if since.elapsed() < LOCK_WAIT => thread::sleep(LOCK_LOOK),
+                Err(Errno::WOULDBLOCK) => return Err(VolumeError::Locked(volume.name.clone())),
+                Err(error) => return Err(VolumeError::Io(path, error.into())),
+                Ok(()) => return Ok(file),
+            }
         }
     }
 

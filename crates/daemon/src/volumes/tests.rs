@@ -115,8 +115,13 @@ fn a_file_is_locked_whoever_asks() {
     assert!(matches!(world.volumes.open(&[usage(&volume, false)]), Err(VolumeError::Locked(_))));
     let mut reader = &readers[0][0];
     io::Write::write_all(&mut reader, b"x").unwrap_err();
-    drop(readers);
+    // Those who are about to let go of it are waited for.
+    let leaving = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(readers);
+    });
     world.volumes.open(&[usage(&volume, false)]).unwrap();
+    leaving.join().unwrap();
 }
 
 #[test]
