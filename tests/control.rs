@@ -81,9 +81,7 @@ fn a_guest_at_work_can_be_paused_at_any_time() {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        let ended = vmm.wait();
-        assert_eq!(ended.status, 0, "{part}: {}{}", ended.console, ended.log);
-        assert!(ended.console.ends_with("DONE\n") && !ended.console.contains("FAIL"), "{}", ended.console);
+        vmm.wait().assert_done(part);
     }
 }
 

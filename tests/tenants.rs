@@ -15,8 +15,11 @@ mod tls;
 #[path = "tenants/trust.rs"]
 mod trust;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use namespace::Namespace;
 use serde_json::{Value, json};
@@ -290,4 +293,53 @@ fn who_asks_too_often_waits_alone() {
     host.done(&host.acme, "GET /v1/microvms", None);
     host.daemon.ok(&["tenant", "update", "mallory", "--requests", "none"]);
     host.done(&host.mallory, "GET /v1/microvms", None);
+}
+
+/// A stream that somebody with this token has open, read up to its answer's head.
+fn stream(daemon: &Daemon, token: &str, line: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: hull-stream\r\n";
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    write!(stream, "{line} HTTP/1.1\r\nHost: hull\r\n{bearer}{upgrade}Content-Length: 0\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(["HTTP/1.1 101 ", "HTTP/1.1 200 "].iter().any(|good| head.starts_with(good)), "{line}: {head}");
+    stream
+}
+
+#[test]
+fn a_stream_ends_with_the_right_to_it() {
+    let host = Host::new(&[]);
+    let id = host.run(&host.acme, &spec("mine", &["tick", "200"], json!({})));
+    let lines = [
+        format!("POST /v1/microvms/{id}/attach"),
+        format!("GET /v1/microvms/{id}/logs?follow=true"),
+        "GET /v1/events".to_owned(),
+    ];
+    let open = |token: &str| lines.clone().map(|line| stream(&host.daemon, token, &line));
+    let (short, back) = (["--expires", "3s"], token(&host.daemon, "acme", &[]));
+    let (mut ended, mut stays) = (Vec::from(open(&token(&host.daemon, "acme", &short))), open(&host.acme));
+    ended.extend(open(&back));
+    host.daemon.ok(&["--tenant", "acme", "token", "rm", &back[5..21]]);
+    for mut stream in ended {
+        // Reads to the end, which must come.
+        let read = std::io::copy(&mut stream, &mut std::io::sink());
+        let timeout = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timeout, "a stream goes on\n{}", host.daemon.log());
+    }
+    // Others go on, longer than that took.
+    std::thread::sleep(Duration::from_secs(2));
+    for stream in &mut stays[..2] {
+        stream.set_nonblocking(true).unwrap();
+        let read = std::io::copy(stream, &mut std::io::sink());
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        stream.set_nonblocking(false).unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+    }
 }

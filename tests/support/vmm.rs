@@ -82,6 +82,23 @@ pub struct Ended {
     pub disk: Vec<u8>,
 }
 
+impl Ended {
+    /// Checks that the guest had nothing to complain of, and that the VMM met no bug of its own and said little: however
+    /// often devices break, what is logged of it stays bounded.
+    pub fn assert_sound(&self, what: &str) {
+        let Self { console, log, .. } = self;
+        assert!(!console.contains("FAIL") && !log.contains("met a bug"), "{what}: {console}{log}");
+        assert!(log.len() < 64 << 10, "{what}: {} bytes of log", log.len());
+    }
+
+    /// The same of a guest that went to its end.
+    pub fn assert_done(&self, what: &str) {
+        self.assert_sound(what);
+        let Self { status, console, log, .. } = self;
+        assert!(*status == 0 && console.ends_with("DONE\n"), "{what}: {status}: {console}{log}");
+    }
+}
+
 /// What a VM has besides its disk, socket device, entropy and control socket.
 #[derive(Default)]
 pub struct Extras {

@@ -36,6 +36,32 @@ fn certificates() -> tempfile::TempDir {
     dir
 }
 
+/// Whose certificate somebody shows at this address.
+fn shown_at(address: &str) -> String {
+    let script = "openssl s_client -connect $0 </dev/null 2>/dev/null | openssl x509 -noout -subject";
+    let place = address.strip_prefix("https://").unwrap();
+    let output = Command::new("sh").args(["-c", script, place]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn certificates_are_renewed_while_the_daemon_runs() {
+    let files = certificates();
+    let file = |name: &str| files.path().join(name);
+    let flags = [file("server.pem"), file("server-key.pem")].map(|path| path.display().to_string());
+    let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--tls-cert", &flags[0], "--tls-key", &flags[1]]);
+    let at = address(&daemon);
+    assert!(shown_at(&at).contains("server"), "{}", shown_at(&at));
+    // Only half of the new ones is there.
+    std::fs::copy(file("cert.pem"), file("server.pem")).unwrap();
+    assert!(shown_at(&at).contains("server"), "{}", shown_at(&at));
+    assert!(daemon.log().contains("the old certificates for TLS stay in use"), "{}", daemon.log());
+    std::fs::rename(file("key.pem"), file("server-key.pem")).unwrap();
+    assert!(shown_at(&at).contains("cert"), "{}", shown_at(&at));
+    std::fs::remove_file(file("server.pem")).unwrap();
+    assert!(shown_at(&at).contains("cert"), "{}", shown_at(&at));
+}
+
 /// Where the daemon says that it serves over TCP.
 fn address(daemon: &Daemon) -> String {
     let log = daemon.log();

@@ -6,6 +6,7 @@
 //! | [`connection`] | reads requests within bounds |
 //! | [`peers`] | no peer has more connections than its share |
 //! | [`tls`] | certificates |
+//! | [`whose`] | a stream ends with the right to it |
 //!
 //! Owner: the daemon; a task for each connection. Invariants: a request reaches a handler only with a principal, through
 //! the view of that one's tenant; every request that changes something, and every refusal, is in the audit log, also
@@ -15,6 +16,7 @@ mod connection;
 mod listen;
 mod peers;
 mod tls;
+mod whose;
 
 use std::collections::HashMap;
 use std::fs;
@@ -32,7 +34,7 @@ use hyper_util::service::TowerToHyperService;
 
 pub use self::listen::{Entrance, serve};
 pub use self::peers::{Peer, Peers};
-pub use self::tls::{TlsError, TlsFiles, acceptor};
+pub use self::tls::{Tls, TlsError, TlsFiles};
 use crate::api::problem::ApiError;
 use crate::api::{self, Api};
 use crate::audit;
@@ -42,6 +44,7 @@ use crate::tenants::Tenants;
 use crate::tenants::principal::{Principal, Unknown};
 use crate::trace;
 use crate::view::View;
+use whose::{Connections, Whose};
 
 /// Names the tenant that somebody who administers the host acts for.
 const ACTING_FOR: &str = "hull-tenant";
@@ -54,6 +57,7 @@ pub struct Door {
     routers: Mutex<HashMap<Arc<str>, Router>>,
     /// What is for everybody.
     open: Router,
+    connections: Connections,
 }
 
 /// Why a request goes no further.
@@ -91,17 +95,23 @@ impl IntoResponse for Refused {
 impl Door {
     /// The door to these.
     pub fn new(fleet: Arc<Fleet>, on_demand: bool) -> Self {
-        Self { fleet, on_demand, routers: Mutex::default(), open: api::open_router() }
+        let (routers, connections) = (Mutex::default(), Connections::default());
+        Self { fleet, on_demand, routers, open: api::open_router(), connections }
+    }
+
+    /// Ends connections of those who are nobody any more, for as long as it is waited for.
+    async fn watch(&self) {
+        self.connections.watch(&self.fleet.host().tenants).await;
     }
 
     /// Answers a request, in its trace.
-    async fn answer<B>(&self, peer: &Peer, request: Request<B>) -> Response
+    async fn answer<B>(&self, (peer, whose): (&Peer, &Whose), request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let trace = trace::of_request(request.headers());
-        let mut response = trace::within(trace, self.admit(peer, request)).await;
+        let mut response = trace::within(trace, self.admit((peer, whose), request)).await;
         if let Ok(value) = HeaderValue::try_from(trace.to_string()) {
             response.headers_mut().insert(TRACE_HEADER, value);
         }
@@ -109,7 +119,7 @@ impl Door {
     }
 
     /// Lets a request in, or refuses it.
-    async fn admit<B>(&self, peer: &Peer, request: Request<B>) -> Response
+    async fn admit<B>(&self, (peer, whose): (&Peer, &Whose), request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -117,7 +127,7 @@ impl Door {
         let method = request.method().clone();
         let mut line = Line::new(&self.fleet, peer, &request);
         let began = line.began;
-        let response = self.lead(peer, request, &mut line).await;
+        let response = self.lead((peer, whose), request, &mut line).await;
         line.answered(&response);
         let (metrics, status) = (&self.fleet.host().metrics, response.status().as_u16());
         metrics.answered(&method, api::route_of(&response), status, began.elapsed());
@@ -125,7 +135,12 @@ impl Door {
     }
 
     /// Leads a request to whoever answers it.
-    async fn lead<B>(&self, peer: &Peer, mut request: Request<B>, line: &mut Line<'_>) -> Response
+    async fn lead<B>(
+        &self,
+        (peer, whose): (&Peer, &Whose),
+        mut request: Request<B>,
+        line: &mut Line<'_>,
+    ) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -136,6 +151,7 @@ impl Door {
         match self.identify(peer, request.headers(), line) {
             Err(refused) => refused.into_response(),
             Ok(principal) => {
+                whose.is_of(&principal);
                 let router = self.router(&principal.tenant);
                 request.extensions_mut().insert(principal);
                 call(router, request).await

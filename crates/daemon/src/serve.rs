@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::audit::Audit;
 use crate::capacity::{Capacity, Overcommit};
 use crate::cgroup::Groups;
-use crate::door::{self, Door, Entrance, Peers, TlsError, TlsFiles};
+use crate::door::{self, Door, Entrance, Peers, Tls, TlsError, TlsFiles};
 use crate::events::Feeds;
 use crate::fleet::{Fleet, Host};
 use crate::kernel::Bundles;
@@ -167,7 +167,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
 /// The way in over TCP, if one is wanted.
 async fn tcp(config: Option<&TcpConfig>) -> Result<Option<Entrance>, ServeError> {
     let Some(TcpConfig { address, tls }) = config else { return Ok(None) };
-    let tls = tls.as_ref().map(door::acceptor).transpose()?;
+    let tls = tls.clone().map(Tls::new).transpose()?;
     let entrance = Entrance::tcp(address, tls).await;
     let entrance = entrance.map_err(|error| ServeError::Listen(address.clone(), error))?;
     tracing::info!("serving on {}", entrance.describe());

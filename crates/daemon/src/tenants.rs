@@ -346,6 +346,18 @@ impl Tenants {
         Ok(Principal::new(&token.tenant, token.scope, Who::Token(token.id.clone())))
     }
 
+    /// Whether somebody still is who they were.
+    pub fn still_hold(&self, principal: &Principal) -> bool {
+        let now = match &principal.who {
+            Who::User(uid) => self.of_user(*uid).ok(),
+            Who::Token(id) => self.lock().tokens.get(id).and_then(|(token, _)| {
+                let good = !ended(token, clock::unix_ns());
+                good.then(|| Principal::new(&token.tenant, token.scope, principal.who.clone()))
+            }),
+        };
+        now.is_some_and(|now| now.administers || now.tenant == principal.tenant)
+    }
+
     /// Lets a request of a tenant's pass, or says how long it is to wait.
     pub fn request(&self, tenant: &str) -> Result<(), Duration> {
         match self.lock().tenants.get_mut(tenant) {

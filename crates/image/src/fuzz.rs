@@ -5,12 +5,13 @@ use std::io::{self, Read};
 
 use crate::digest::Digest;
 use crate::flatten::{Layer, flatten};
-use crate::import::survey;
+use crate::import::ImportError;
 use crate::layer::stream::LayerStream;
 use crate::limits::Limits;
 use crate::manifest::{Document, Platform, choose};
-use crate::record::{ConfigFile, ImageConfig};
+use crate::record::{ConfigFile, ImageConfig, ImageRecord};
 use crate::reference;
+use crate::store::Store;
 
 /// A manifest or an index; whether it can be used.
 pub fn manifest(bytes: &[u8], platform: &str, limits: &Limits) -> bool {
@@ -46,7 +47,28 @@ pub fn layers(layers: &[&[u8]], out: &File, limits: &Limits) -> bool {
     flatten(verified, out, [7; 16], limits).is_ok()
 }
 
-/// An archive that is to be imported; whether it is whole.
-pub fn archive(spool: File, limits: &Limits) -> bool {
-    survey(spool, limits)
+/// Imports an archive into a store that has nothing, and removes what it became; whether it became anything.
+///
+/// # Panics
+/// When the store is not afterwards as it was before.
+pub fn import(store: &Store, archive: &[u8], name: &str) -> bool {
+    let digest = import_archive(store, archive, name).ok().map(|image| image.digest);
+    let images: Vec<_> = store.list().into_iter().map(|image| image.digest).collect();
+    assert_eq!(images, Vec::from_iter(digest.clone()), "the store has other images than it says");
+    if let Some(digest) = &digest {
+        store
+            .open_block_image(&store.resolve(&digest.to_string()).expect("it was imported"))
+            .expect("its image");
+        store.remove(&digest.to_string(), |_| false).expect("nobody uses it");
+    }
+    store.collect_garbage().expect("a store that can be written");
+    let freed = store.collect_garbage().expect("a store that can be written");
+    assert_eq!((freed.files, store.list().len()), (0, 0), "something stays");
+    digest.is_some()
+}
+
+fn import_archive(store: &Store, archive: &[u8], name: &str) -> Result<ImageRecord, ImportError> {
+    let mut spool = store.blobs().begin()?;
+    spool.write(archive)?;
+    store.import_spooled(spool, name, None)
 }

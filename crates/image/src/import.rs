@@ -9,7 +9,6 @@ mod docker;
 mod layout;
 mod rootfs;
 
-use std::fs::File;
 use std::io;
 
 use bytes::BytesMut;
@@ -22,7 +21,6 @@ use tokio::sync::mpsc;
 use crate::blob::{BlobError, BlobWriter, write_chunks};
 use crate::digest::{Digest, DigestError};
 use crate::layer::LayerError;
-use crate::limits::Limits;
 use crate::manifest::{ManifestError, Platform};
 use crate::record::ImageRecord;
 use crate::reference::{self, ReferenceError};
@@ -142,7 +140,7 @@ impl Store {
         Ok(writing.await.map_err(|_| ImportError::Ending)??)
     }
 
-    fn import_spooled(
+    pub(crate) fn import_spooled(
         &self,
         spool: BlobWriter,
         name: &str,
@@ -161,12 +159,6 @@ impl Store {
         reference::check_imported(&name)?;
         Ok(self.install(&digest, &name, &Platform::host())?)
     }
-}
-
-/// Reads an archive and says whether it can be one of an image: what an import does before it keeps anything.
-pub(crate) fn survey(spool: File, limits: &Limits) -> bool {
-    let Ok(survey) = Survey::of(spool, limits) else { return false };
-    decide(&survey, None).is_ok() && survey.follow("manifest.json").is_none_or(|member| !member.is_empty())
 }
 
 /// The kind that the content proves, checked against the one that was said.

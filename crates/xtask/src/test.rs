@@ -20,8 +20,8 @@ use tally::{Ran, Tally, run_counted};
 const BARE: [&str; 11] =
     ["api", "bare", "card", "control", "hostile", "jail", "kill", "life", "many", "network", "tenants"];
 
-/// The test programs that take longest in a lab.
-const LONGEST: [&str; 3] = ["network_guests", "run", "exec"];
+/// The test programs that take longest, here and in a lab.
+const LONGEST: [&str; 7] = ["network", "tenants", "hostile", "life", "network_guests", "run", "exec"];
 
 /// How many labs a program of system tests may use up.
 const LAB_TRIES: u32 = 3;
@@ -69,7 +69,8 @@ impl Program {
     fn run(&self, tests: &[String], tally: &mut Tally) -> Result<Ran> {
         match self.level {
             Level::Linux => where_linux_boots(&self.line(tests), &self.name, tally),
-            Level::Host | Level::Bare => run_counted(&mut self.command(tests), None, tally),
+            Level::Bare => run_counted(&mut self.command(tests), Some(&self.name), tally),
+            Level::Host => run_counted(&mut self.command(tests), None, tally),
         }
     }
 
@@ -98,7 +99,7 @@ pub fn run() -> Result<()> {
     for program in at(Level::Host) {
         passed &= program.passes(&mut tally)?;
     }
-    passed &= bare_tests(at(Level::Bare), &mut tally)?;
+    passed &= bare_tests(at(Level::Bare).collect(), &mut tally)?;
     passed &= linux_tests(at(Level::Linux).collect(), &mut tally)?;
     for test in &tally.unsteady {
         println!("UNSTEADY: {test} failed, and passed when it was run again by itself");
@@ -165,31 +166,25 @@ fn set_up() -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests of bare guests on this host's KVM, whichever that is. Without any they count as skipped.
-fn bare_tests<'a>(programs: impl Iterator<Item = &'a Program>, tally: &mut Tally) -> Result<bool> {
-    let there = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = &there {
-        println!("== tests of bare guests: skipped, /dev/kvm cannot be opened: {error}");
-    } else {
+/// Runs the tests of bare guests on this host's KVM, whichever that is, as many programs at once as there are processors:
+/// they wait more than they work. Without any they count as skipped.
+fn bare_tests(programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
+    let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") else {
         println!("== tests of bare guests, on this host");
-    }
-    let mut passed = true;
+        return side_by_side(programs, thread::available_parallelism().map_or(1, usize::from).min(4), tally);
+    };
+    println!("== tests of bare guests: skipped, /dev/kvm cannot be opened: {error}");
     for program in programs {
-        if there.is_ok() {
-            passed &= program.passes(tally)?;
-        } else {
-            let listed =
-                program.command(&[]).arg("--list").output().context("the tests could not be listed")?;
-            let tests = String::from_utf8_lossy(&listed.stdout);
-            tally.skipped += tests.lines().map(|line| u64::from(line.ends_with(": test"))).sum::<u64>();
-        }
+        let listed = program.command(&[]).arg("--list").output().context("the tests could not be listed")?;
+        let tests = String::from_utf8_lossy(&listed.stdout);
+        tally.skipped += tests.lines().map(|line| u64::from(line.ends_with(": test"))).sum::<u64>();
     }
-    Ok(passed)
+    Ok(true)
 }
 
 /// Runs the tests of Linux guests where Linux boots: in labs, each program in one of its own, as many at once as there are
 /// processors. An emulated host has one processor, because several that run at once break guests now and then.
-fn linux_tests(mut programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
+fn linux_tests(programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
     let (places, whereabouts) = match lab::host_can_boot() {
         true => (1, "this host".to_owned()),
         false => (lab::places(), format!("{} labs: this host's KVM cannot boot Linux", lab::places())),
@@ -198,6 +193,11 @@ fn linux_tests(mut programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
     if places > 1 {
         lab::prepare()?;
     }
+    side_by_side(programs, places, tally)
+}
+
+/// Runs test programs, so many at once; whether all tests passed.
+fn side_by_side(mut programs: Vec<&Program>, places: usize, tally: &mut Tally) -> Result<bool> {
     // What takes longest begins first.
     programs
         .sort_by_key(|program| LONGEST.iter().position(|name| *name == program.name).unwrap_or(usize::MAX));
@@ -216,7 +216,7 @@ fn linux_tests(mut programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
     });
     let mut passed = true;
     for done in done {
-        let (all, own) = done.map_err(|_| anyhow!("the system tests met a bug of their own"))??;
+        let (all, own) = done.map_err(|_| anyhow!("the tests met a bug of their own"))??;
         passed &= all;
         tally.add(own);
     }

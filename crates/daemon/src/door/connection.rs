@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::Door;
 use super::peers::{Peer, Place};
+use super::whose::{Over, Whose};
 
 /// The most bytes of a request's head.
 const HEAD_MAX: usize = 64 << 10;
@@ -45,12 +46,13 @@ pub(super) async fn serve<Io>(
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Arc::new(AtomicBool::new(false));
-    let connection = Connection { io, heard: heard.clone(), _place: place };
+    let (whose, over) = door.connections.enter();
+    let connection = Connection { io, heard: heard.clone(), over, _whose: whose.clone(), _place: place };
     let hurried = !door.is_own(&peer);
     let service = service_fn(|request: Request<Incoming>| {
-        let (door, peer, heard) = (door.clone(), peer.clone(), heard.clone());
+        let (door, peer, whose, heard) = (door.clone(), peer.clone(), whose.clone(), heard.clone());
         async move {
-            let response = door.answer(&peer, request.map(|body| Paced::new(body, hurried))).await;
+            let response = door.answer((&peer, &whose), request.map(|body| Paced::new(body, hurried))).await;
             heard.store(false, Ordering::Release);
             Ok::<_, Infallible>(response)
         }
@@ -91,6 +93,8 @@ struct Connection<Io> {
     io: Io,
     /// Whether something came that was not answered yet.
     heard: Arc<AtomicBool>,
+    over: Over,
+    _whose: Arc<Whose>,
     _place: Place,
 }
 
@@ -100,6 +104,9 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(over) = self.over.poll(cx) {
+            return Poll::Ready(Err(over));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
@@ -111,6 +118,9 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(over) = self.over.poll(cx) {
+            return Poll::Ready(Err(over));
+        }
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 

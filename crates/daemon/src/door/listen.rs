@@ -10,12 +10,12 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Door;
 use super::connection;
 use super::peers::{Peer, Peers, Place};
+use super::tls::Tls;
 
 /// How long the first words of TLS may take.
 const TLS_WAIT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub enum Entrance {
     /// The unix socket: the kernel says who comes.
     Unix(UnixListener),
     /// TCP, with TLS but where somebody wanted it without, on loopback.
-    Tcp(TcpListener, Option<TlsAcceptor>),
+    Tcp(TcpListener, Option<Tls>),
 }
 
 impl Entrance {
@@ -39,7 +39,7 @@ impl Entrance {
     ///
     /// # Errors
     /// When nobody can listen there.
-    pub async fn tcp(address: &str, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub async fn tcp(address: &str, tls: Option<Tls>) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         if tls.is_none() && !listener.local_addr()?.ip().is_loopback() {
             return Err(io::Error::other(
@@ -82,6 +82,8 @@ pub async fn serve(door: Arc<Door>, entrances: Vec<Entrance>, peers: Peers, leav
         };
         listeners.push(tokio::spawn(inside.take_from(entrance)));
     }
+    let watched = door.clone();
+    let _to_the_end = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
     for listener in listeners {
         if let Err(error) = listener.await {
             tracing::error!("a listener ended: {error}");
@@ -144,7 +146,7 @@ impl Inside {
                     tracing::debug!("a connection from {peer} has gone already: {error}");
                     return Ok(());
                 }
-                let Some(tls) = tls.clone() else {
+                let Some(tls) = tls.as_ref().map(Tls::acceptor) else {
                     self.connections.spawn(connection::serve(door, peer, stream, place, leaving));
                     return Ok(());
                 };

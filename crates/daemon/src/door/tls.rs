@@ -1,9 +1,11 @@
 //! TLS for the API over TCP: the daemon's certificate, and, where wanted, those of its clients.
 //!
-//! RFC 8446. The files are read once, when the daemon starts.
+//! RFC 8446. Owner: the listener over TCP. Invariant: files that cannot be used keep a daemon from its start, but do not
+//! stop one that serves.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -11,6 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
+
+use crate::microvm::chain;
 
 /// Where the certificates are, in PEM.
 #[derive(Clone, Debug)]
@@ -47,11 +51,69 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
 }
 
-/// What speaks TLS with clients.
-///
-/// # Errors
-/// When the files cannot be used.
-pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+/// What speaks TLS with clients, with the certificates that are in the files now.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    read: Mutex<Read>,
+}
+
+/// What was in the files, and as they were then.
+struct Read {
+    stamps: [Option<Stamp>; 3],
+    acceptor: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Read").field("stamps", &self.stamps).finish_non_exhaustive()
+    }
+}
+
+/// What changes when a file does: its inode, its length, when it was written.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamps(files: &TlsFiles) -> [Option<Stamp>; 3] {
+    [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()].map(|path| {
+        let found = std::fs::metadata(path?).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    })
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn new(files: TlsFiles) -> Result<Self, TlsError> {
+        let stamps = stamps(&files);
+        let read = Mutex::new(Read { stamps, acceptor: acceptor(&files)? });
+        Ok(Self { files, read })
+    }
+
+    /// For a new connection: the files are read again where they have changed, so that certificates are renewed while the
+    /// daemon runs. What cannot be used leaves it with what it had.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = stamps(&self.files);
+        if stamps != read.stamps {
+            // Half of new files may be there: the other half changes them once more.
+            read.stamps = stamps;
+            match acceptor(&self.files) {
+                Ok(acceptor) => {
+                    tracing::info!("the certificates for TLS have changed: new connections get the new ones");
+                    read.acceptor = acceptor;
+                }
+                Err(error) => {
+                    tracing::warn!("the old certificates for TLS stay in use: {}", chain(&error));
+                }
+            }
+        }
+        read.acceptor.clone()
+    }
+}
+
+fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let provider = Arc::new(default_provider());
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)

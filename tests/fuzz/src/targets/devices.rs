@@ -1,7 +1,7 @@
 //! Each device over its rings and registers: whatever the guest does, it works after a reset.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 
 use hull_virtio::block::{Block, BlockOptions};
 use hull_virtio::device::{Context, Device, DeviceId, DeviceInfo, Ready};
@@ -25,6 +25,7 @@ fn play(guest: &mut Guest, data: &[u8]) {
 pub(crate) fn file(content: &[u8]) -> File {
     let mut file: File = memfd_create("input", MemfdFlags::CLOEXEC).expect("a file in memory").into();
     file.write_all(content).expect("room in memory");
+    file.rewind().expect("a file in memory");
     file
 }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use hull_archive::{Entries, Unpack};
-use hull_image::{Limits, fuzz};
+use hull_image::{Digest, Limits, Store, fuzz};
 use tar::{EntryType, Header};
 
 use super::devices::file;
@@ -221,18 +223,114 @@ pub(crate) fn layer_seeds() -> Vec<Vec<u8>> {
     vec![super::samples::gzip(&plain), zstd::encode_all(plain.as_slice(), 3).expect("memory"), plain]
 }
 
+/// Members of archives that say what they are, and some besides.
+const MEMBERS: [&str; 8] = [
+    "manifest.json",
+    "oci-layout",
+    "index.json",
+    "config.json",
+    "layer/layer.tar",
+    "./link",
+    "../outside",
+    "etc/passwd",
+];
+/// What stands for a member's place among the others: it goes by its digest.
+const BY_DIGEST: u8 = 8;
+
+/// One member of an archive: its text names those before it, `@1` by digest and `#1` by size, so that what names them
+/// stays right when they change.
+fn member(input: &mut Input<'_>, before: &mut Vec<(Digest, usize)>, tar: &mut Vec<u8>) {
+    let (which, kind) = (input.u8() % 9, input.pick(b"00000125"));
+    let link = MEMBERS[usize::from(input.u8()) % MEMBERS.len()];
+    let packing = input.u8() % 4;
+    let block = input.block();
+    let content = match packing {
+        0 => {
+            let mut text = String::from_utf8_lossy(block).into_owned();
+            for (number, (digest, size)) in before.iter().enumerate().take(10) {
+                text = text.replace(&format!("@{number}"), &digest.to_string());
+                text = text.replace(&format!("#{number}"), &size.to_string());
+            }
+            text.into_bytes()
+        }
+        1 => block.to_owned(),
+        2 => layers(&mut Input(block)).swap_remove(0),
+        _ => super::samples::gzip(&layers(&mut Input(block)).swap_remove(0)),
+    };
+    let digest = Digest::of(&content);
+    let by_digest = format!("blobs/sha256/{}", digest.hex());
+    let name = MEMBERS.get(usize::from(which)).copied().unwrap_or(&by_digest);
+    before.push((digest, content.len()));
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::new(kind));
+    if let Some(gnu) = header.as_gnu_mut() {
+        gnu.name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        gnu.linkname.iter_mut().zip(link.bytes()).for_each(|(to, from)| *to = from);
+    }
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    tar.extend(header.as_bytes());
+    tar.extend(content);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+}
+
+/// Where archives are imported, one after the other.
+fn store() -> &'static Store {
+    static STORE: OnceLock<Store> = OnceLock::new();
+    STORE.get_or_init(|| {
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        // It has no more than a lock and an index when this ends.
+        Store::open(&place.expect("a directory").keep(), limits()).expect("a store")
+    })
+}
+
 /// An archive to be imported.
 pub(crate) fn archive(data: &[u8]) {
-    fuzz::archive(file(data), &limits());
+    imported(data);
+}
+
+/// Whether it became an image.
+fn imported(data: &[u8]) -> bool {
+    let (mut input, mut tar) = (Input(data), Vec::new());
+    let name = input.pick(&["", "app", "a:1", "Not a name"]);
+    let mut before = Vec::new();
+    while input.more() && before.len() < 64 {
+        member(&mut input, &mut before, &mut tar);
+    }
+    tar.extend([0; 1024]);
+    fuzz::import(store(), &tar, name)
 }
 
 /// What `docker save` and others write.
 pub(crate) fn archive_seeds() -> Vec<Vec<u8>> {
-    let manifest = br#"[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l/layer.tar"]}]"#;
-    let index = br#"{"schemaVersion":2,"manifests":[]}"#;
+    let member = |which: u8, packing: u8, content: &[u8]| {
+        Script::default().u8(which).u8(0).u8(0).u8(packing).block(content).0
+    };
+    let files = whiteouts_seeds().swap_remove(0);
+    let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["@0"]}}"#;
+    let docker = br#"[{"Config":"config.json","RepoTags":["a:1"],"Layers":["layer/layer.tar"]}]"#;
+    let manifest = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"@1","size":#1},
+        "layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"@0","size":#0}]}"#;
+    let index =
+        br#"{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "digest":"@2","size":#2,"annotations":{"org.opencontainers.image.ref.name":"a:1"}}]}"#;
+    let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    let name = |which: u8| vec![which];
     vec![
-        tar_of(&[("manifest.json", manifest), ("c.json", b"{}"), ("l/layer.tar", b"")]),
-        tar_of(&[("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), ("index.json", index)]),
+        [name(0), member(4, 2, &files), member(3, 0, config), member(0, 0, docker)].concat(),
+        [
+            name(1),
+            member(BY_DIGEST, 2, &files),
+            member(BY_DIGEST, 0, config),
+            member(BY_DIGEST, 0, manifest),
+            member(1, 0, version),
+            member(2, 0, index),
+        ]
+        .concat(),
+        [name(2), member(7, 1, b"root:x:0:0::/:/bin/sh\n")].concat(),
     ]
 }
 
@@ -273,4 +371,14 @@ pub(crate) fn unpack(data: &[u8]) {
     assert_eq!(std::fs::read(&beside).expect("a file"), b"untouched", "a file outside was changed");
     // So that what has no permissions left goes too.
     let _ = std::fs::set_permissions(&inside, std::os::unix::fs::PermissionsExt::from_mode(0o755));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_archives_to_begin_with_become_images() {
+        for (number, seed) in super::archive_seeds().iter().enumerate() {
+            assert!(super::imported(seed), "seed {number} does not");
+        }
+    }
 }
