@@ -43,11 +43,7 @@ pub struct Metrics {
     restarts: Counter,
 }
 
-fn latency() -> Histogram {
-    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0])
-}
-
-fn phase() -> Histogram {
+fn took() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
 }
 
@@ -56,10 +52,10 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Arc::default(),
             requests: Family::default(),
-            latencies: Seconds::new_with_constructor(latency as fn() -> Histogram),
+            latencies: Seconds::new_with_constructor(took as fn() -> Histogram),
             turned_away: Family::default(),
             boots: Histogram::new([0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]),
-            phases: Seconds::new_with_constructor(phase as fn() -> Histogram),
+            phases: Seconds::new_with_constructor(took as fn() -> Histogram),
             exits: Family::default(),
             restarts: Counter::default(),
         };

@@ -31,7 +31,7 @@ pub enum Entrance {
     /// The unix socket: the kernel says who comes.
     Unix(UnixListener),
     /// TCP, with TLS but where somebody wanted it without, on loopback.
-    Tcp(TcpListener, Option<Tls>),
+    Tcp(TcpListener, Option<Box<Tls>>),
 }
 
 impl Entrance {
@@ -46,7 +46,7 @@ impl Entrance {
                 "without TLS tokens could be read on the way: only loopback is possible",
             ));
         }
-        Ok(Self::Tcp(listener, tls))
+        Ok(Self::Tcp(listener, tls.map(Box::new)))
     }
 
     /// Where it is, for people.
@@ -146,7 +146,7 @@ impl Inside {
                     tracing::debug!("a connection from {peer} has gone already: {error}");
                     return Ok(());
                 }
-                let Some(tls) = tls.as_ref().map(Tls::acceptor) else {
+                let Some(tls) = tls.as_ref().map(|tls| tls.acceptor()) else {
                     self.connections.spawn(connection::serve(door, peer, stream, place, leaving));
                     return Ok(());
                 };

@@ -19,7 +19,7 @@ pub mod turns;
 mod vmm;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hull_protocol::agent::WindowSize;
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
@@ -38,7 +38,6 @@ use self::transfer::{Transfer, TransferError};
 use self::vmm::{Files, Vmm};
 use crate::admission::{Ask, Verdict, admit};
 use crate::capacity::OverCapacity;
-use crate::clock::rfc3339;
 use crate::fleet::Host;
 use crate::plan::Resolved;
 use crate::secrets::SecretError;
@@ -50,10 +49,6 @@ use crate::volumes::holders::Held;
 use hull_protocol::secret::SecretValue;
 use hull_protocol::transfer::Query;
 
-/// Why one has failed that did not run any more when a daemon started.
-const UNSEEN: &str = "it ended while no daemon ran: nobody saw how";
-/// The same, of one that could not be governed any more.
-const DEAF: &str = "its VMM took no connections when the daemon started, and was ended";
 /// How many commands wait for the actor.
 const COMMANDS: usize = 32;
 
@@ -188,20 +183,7 @@ impl Microvm {
         match Vmm::adopt(&host, &record.id, record.vmm_pid) {
             Ok(vmm) => Self::spawn_with(host, record, resolved, Some(vmm)),
             Err(error) => {
-                let deaf = vmm::end_deaf(&host, &record, &error);
-                Files::new(&host, &record.id).forget_sockets();
-                host.groups.group(&record.id).remove();
-                record.state = if restart::after_loss(&record) { State::Restarting } else { State::Failed };
-                record.vmm_pid = None;
-                record.ports.clear();
-                record.finished_at = Some(rfc3339(SystemTime::now()));
-                record.exit = Some(ExitStatus {
-                    status: 125,
-                    error: Some(if deaf { DEAF } else { UNSEEN }.into()),
-                    reason: None,
-                    oom_killed: false,
-                });
-                record.revision = record.revision.saturating_add(1);
+                vmm::lost(&host, &mut record, &error);
                 if let Err(error) = host.state.update(&record) {
                     tracing::error!("microVM {}: {}", record.id, chain(&error));
                 }

@@ -1,5 +1,7 @@
 //! One `hull-vmm` process: what it needs, its start, and its end.
 
+mod adopt;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -15,10 +17,11 @@ use hull_protocol::plan::{
     BootPlan, ConsolePlan, DiskPlan, EntryPlan, FIRST_USER, JAIL_NOTICE, KernelPlan, Slot, VsockPlan,
 };
 use hull_protocol::units::Bytes;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Child;
 
+pub(super) use self::adopt::lost;
 use super::console::{self, CONSOLE_MAX};
 use super::control::{self, Control};
 use crate::cgroup::{Group, Limits};
@@ -248,17 +251,6 @@ impl Vmm {
         Ok(Self { life: Life::Child(child, started), files, control })
     }
 
-    /// The VMM that an earlier daemon left running, with this process id, if it still runs.
-    pub(super) fn adopt(host: &Host, id: &str, pid: Option<u32>) -> io::Result<Self> {
-        let files = Files::new(host, id);
-        let control = Control::connect(&files.control())?;
-        let group = host.groups.group(id);
-        // The number may not have been written down: its group knows it, too.
-        let pid = pid.or_else(|| group.processes().first().copied());
-        let process = pid.and_then(|pid| Some((pid, vmm_process(pid)?)));
-        Ok(Self { life: Life::Adopted(process), files, control: Some(control) })
-    }
-
     /// Its control socket.
     pub(super) fn control(&self) -> Option<Control> {
         self.control.clone()
@@ -342,19 +334,6 @@ impl Vmm {
     }
 }
 
-/// Ends a VMM that an earlier daemon left running and that did not take this one's connection: nobody can govern it.
-/// Whether there was one.
-pub(super) fn end_deaf(host: &Host, record: &Record, refused: &io::Error) -> bool {
-    let group = host.groups.group(&record.id);
-    let grouped = !group.processes().is_empty();
-    group.kill();
-    // A full queue is a living process's, so that the number is still its own.
-    let full = refused.kind() == io::ErrorKind::WouldBlock;
-    let process = record.vmm_pid.filter(|_| full).and_then(vmm_process);
-    let killed = process.is_some_and(|process| pidfd_send_signal(process, Signal::KILL).is_ok());
-    grouped || killed
-}
-
 /// A line of a VMM's log, without the trace that it is in.
 fn untraced(line: &str) -> String {
     let traced = line.strip_prefix("hull-vmm[").and_then(|rest| rest.split_once("]: "));
@@ -382,16 +361,6 @@ fn group_slots(group: &Group, limits: &Limits, descriptors: &mut Descriptors) ->
             Vec::new()
         }
     }
-}
-
-/// The process with this id, if it is a VMM: the number may be another's by now.
-fn vmm_process(pid: u32) -> Option<Receiver> {
-    let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
-    // Looked at after it was opened: the name is that of the process held, or of nobody.
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let process = (name.trim() == "hull-vmm").then_some(process)?;
-    // A process's descriptor becomes readable at its end, as a pipe's does at its writer's.
-    Receiver::from_owned_fd_unchecked(process).ok()
 }
 
 fn open_disk(host: &Host, files: &Files, size: Bytes) -> Result<File, StartError> {
