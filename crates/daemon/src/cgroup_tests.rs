@@ -1,5 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
 use super::*;
 
 fn limits(shares: Option<u32>, quota: Option<u64>) -> Limits {
@@ -71,4 +75,27 @@ fn a_group_of_this_host_limits_and_goes() {
     assert!(group.directories().iter().all(|place| !place.exists()));
     // Once more is no failure.
     group.remove();
+}
+
+#[test]
+fn a_group_is_killed_whole() {
+    let group = Groups::of_host().group(&format!("killed-{}", std::process::id()));
+    group.create(&limits(None, None)).unwrap();
+    let sleep = || Command::new("sleep").arg("100").spawn().unwrap();
+    let (mut inside, mut outside) = (sleep(), sleep());
+    for mut entry in group.entries().unwrap() {
+        write!(entry, "{}", inside.id()).unwrap();
+    }
+    if group.directories().is_empty() {
+        inside.kill().unwrap();
+    } else {
+        assert_eq!(group.processes(), [inside.id()]);
+    }
+    group.kill();
+    assert_eq!(inside.wait().unwrap().signal(), Some(9));
+    assert!(outside.try_wait().unwrap().is_none());
+    outside.kill().unwrap();
+    outside.wait().unwrap();
+    group.remove();
+    assert!(group.directories().iter().all(|place| !place.exists()));
 }

@@ -17,6 +17,7 @@ use hull_protocol::agent::{
 };
 use hull_protocol::frame;
 use hull_protocol::transfer::{Answer, Query};
+use rustix::mount::{UnmountFlags, unmount};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -49,6 +50,13 @@ impl Default for Options {
         // The machine that tests run on may have no control groups of version 2: most do without.
         let (cgroups, stream_wait) = ("/nonexistent".into(), image::WAIT);
         Self { read_only: false, mounts: Vec::new(), cgroups, stream_wait, shut_down }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // What is mounted there would keep its directory.
+        while unmount(self.root(), UnmountFlags::DETACH).is_ok() {}
     }
 }
 
