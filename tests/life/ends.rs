@@ -47,6 +47,23 @@ fn a_vmm_that_ends_for_itself_says_why_and_takes_nothing_along() {
     daemon.ok(&["rm", "-f", "neighbour", "bug", "shot"]);
 }
 
+/// Stops a process; returns when each of its threads stands still.
+fn halt(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    let since = Instant::now();
+    let stands = || {
+        let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        threads.all(|thread| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap();
+            status.contains("State:\tT (stopped)")
+        })
+    };
+    while !stands() {
+        assert!(since.elapsed() < Duration::from_secs(30), "it does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_vmm_that_takes_no_connections_is_ended_by_the_next_daemon() {
     let mut daemon = Daemon::start(&[]);
@@ -54,7 +71,7 @@ fn a_vmm_that_takes_no_connections_is_ended_by_the_next_daemon() {
     let neighbour = daemon.run("neighbour", &["stay"], json!({}));
     let [pid, other] = [&deaf, &neighbour].map(|id| daemon.record(id)["vmm_pid"].as_i64().unwrap() as i32);
     daemon.kill();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    halt(pid);
     let control = daemon.dir.path().join("run").join(&deaf[..12]).join("control.sock");
     let address = SocketAddrUnix::new(&control).unwrap();
     let queued: Vec<_> = (0..100)
