@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::OnceLock;
 
 use hull_archive::{Entries, Unpack};
 use hull_image::{Digest, Limits, Store, fuzz};
@@ -275,17 +274,6 @@ fn member(input: &mut Input<'_>, before: &mut Vec<(Digest, usize)>, tar: &mut Ve
     tar.resize(tar.len().next_multiple_of(512), 0);
 }
 
-/// Where archives are imported, one after the other.
-fn store() -> &'static Store {
-    static STORE: OnceLock<Store> = OnceLock::new();
-    STORE.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let place = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        // It has no more than a lock and an index when this ends.
-        Store::open(&place.expect("a directory").keep(), limits()).expect("a store")
-    })
-}
-
 /// An archive to be imported.
 pub(crate) fn archive(data: &[u8]) {
     imported(data);
@@ -300,7 +288,11 @@ fn imported(data: &[u8]) -> bool {
         member(&mut input, &mut before, &mut tar);
     }
     tar.extend([0; 1024]);
-    fuzz::import(store(), &tar, name)
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let place = place.expect("a directory");
+    let store = Store::open(place.path(), limits()).expect("a store");
+    fuzz::import(&store, &tar, name)
 }
 
 /// What `docker save` and others write.
