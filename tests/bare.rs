@@ -46,7 +46,10 @@ fn run(part: &str) -> Ended {
     let card = |tap| Network::card(tap, false);
     let ended = Vmm::on_network(&format!("do={part} end=off"), network.tap(), card).wait();
     ended.assert_done(part);
-    assert!(ended.console.contains("DEVICES 4\n"), "{}", ended.console);
+    let Ended { console, log, .. } = &ended;
+    assert!(console.contains("DEVICES 4\n"), "{console}");
+    // However often devices break, what is logged of it stays bounded.
+    assert!(log.lines().count() < 200, "{} lines", log.lines().count());
     ended
 }
 
