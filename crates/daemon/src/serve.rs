@@ -1,6 +1,6 @@
 //! The daemon's life: opens its stores, serves the API, and, when it was started on demand, leaves when idle.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -112,7 +111,7 @@ pub async fn serve(config: ServeConfig, listener: StdListener) -> Result<(), Ser
     };
     // What is in it is the users': images, disks, what containers printed.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io(data))?;
-    let _held_to_the_end = take_lock(data).await?;
+    let _held_to_the_end = take_lock(data)?;
     let state = State::open(&data.join("state.db"))?;
     let host = Host {
         images: hull_image::Store::open(&data.join("images"), hull_image::Limits::default())?,
@@ -185,17 +184,14 @@ fn host_cpus() -> u64 {
 }
 
 /// The data directory's lock. A daemon that is about to leave is waited for.
-async fn take_lock(data: &Path) -> Result<File, ServeError> {
+fn take_lock(data: &Path) -> Result<File, ServeError> {
     let path = data.join("daemon.lock");
-    let lock = File::create(&path).map_err(|error| ServeError::Io(path, error))?;
-    let since = Instant::now();
-    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if since.elapsed() > LOCK_WAIT {
-            return Err(ServeError::Taken(data.to_owned()));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let lock = File::create(&path).map_err(|error| ServeError::Io(path.clone(), error))?;
+    match hull_image::lock_within(LOCK_WAIT, || lock.try_lock()) {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ServeError::Taken(data.to_owned())),
+        Err(TryLockError::Error(error)) => Err(ServeError::Io(path, error)),
     }
-    Ok(lock)
 }
 
 /// Returns when the daemon is to leave; nobody can connect to it any more by then.

@@ -21,8 +21,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -30,6 +29,7 @@ use tempfile::NamedTempFile;
 use crate::blob::Blobs;
 use crate::digest::Digest;
 use crate::limits::Limits;
+use crate::lock::lock_within;
 use crate::record::ImageRecord;
 
 use index::Index;
@@ -37,8 +37,6 @@ pub use install::InstallError;
 
 /// How long an earlier process may take to let go of the store.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked whether it has.
-const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Why the store did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -145,18 +143,6 @@ impl Drop for Arrival {
     }
 }
 
-/// Locks a file. Blocks for as long as `wait`: a process that was killed while it started another leaves its locks to
-/// that one, until it has become another program.
-fn take(lock: &File, wait: Duration) -> Result<(), TryLockError> {
-    let since = Instant::now();
-    loop {
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) if since.elapsed() < wait => thread::sleep(LOCK_LOOK),
-            done => return done,
-        }
-    }
-}
-
 impl Store {
     /// Opens the store in `dir`, making it if it is not there, and clears what an earlier process left half made.
     ///
@@ -174,7 +160,7 @@ impl Store {
             .write(true)
             .open(&lock_path)
             .map_err(at(&lock_path))?;
-        take(&lock, LOCK_WAIT).map_err(|error| match error {
+        lock_within(LOCK_WAIT, || lock.try_lock()).map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked(dir.to_owned()),
             TryLockError::Error(source) => StoreError::Io { path: lock_path, source },
         })?;
@@ -317,6 +303,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -324,7 +312,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path(), Limits::default()).unwrap();
         let lock = File::open(dir.path().join("lock")).unwrap();
-        assert!(matches!(take(&lock, Duration::ZERO), Err(TryLockError::WouldBlock)));
+        let refused = lock_within(Duration::ZERO, || lock.try_lock());
+        assert!(matches!(refused, Err(TryLockError::WouldBlock)));
         let leaving = thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
             drop(first);

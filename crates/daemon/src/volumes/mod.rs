@@ -7,18 +7,16 @@
 
 pub mod holders;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use hull_image::lock_within;
 use hull_protocol::api::{Amounts, PrunedVolumes, Volume, VolumeSpec, VolumeUse};
 use hull_protocol::units::{Bytes, DISK_MAX, MIB};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use self::holders::Holders;
 use crate::clock::rfc3339;
@@ -31,8 +29,6 @@ use crate::tenants::quota::{self, OverQuota};
 
 /// How long whoever had a volume before may take to let go of it.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
-/// How often it is looked whether it has.
-const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Why a volume could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -361,19 +357,11 @@ impl Volumes {
         let path = self.path(&volume.id);
         let file = OpenOptions::new().read(true).write(!volume.read_only).open(&path);
         let file = file.map_err(|error| VolumeError::Io(path.clone(), error))?;
-        let lock = match volume.read_only {
-            true => FlockOperation::NonBlockingLockShared,
-            false => FlockOperation::NonBlockingLockExclusive,
-        };
-        // One that has just ended may have left it, for a moment, to a process that was about to be started beside it.
-        let since = Instant::now();
-        loop {
-            match flock(&file, lock) {
-                Err(Errno::WOULDBLOCK) if since.elapsed() < LOCK_WAIT => thread::sleep(LOCK_LOOK),
-                Err(Errno::WOULDBLOCK) => return Err(VolumeError::Locked(volume.name.clone())),
-                Err(error) => return Err(VolumeError::Io(path, error.into())),
-                Ok(()) => return Ok(file),
-            }
+        let lock = || if volume.read_only { file.try_lock_shared() } else { file.try_lock() };
+        match lock_within(LOCK_WAIT, lock) {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(VolumeError::Locked(volume.name.clone())),
+            Err(TryLockError::Error(error)) => Err(VolumeError::Io(path, error)),
         }
     }
 
