@@ -99,19 +99,14 @@ impl Door {
         Self { fleet, on_demand, routers, open: api::open_router(), connections }
     }
 
-    /// Ends connections of those who are nobody any more, for as long as it is waited for.
-    async fn watch(&self) {
-        self.connections.watch(&self.fleet.host().tenants).await;
-    }
-
     /// Answers a request, in its trace.
-    async fn answer<B>(&self, (peer, whose): (&Peer, &Whose), request: Request<B>) -> Response
+    async fn answer<B>(&self, whose: &Whose, request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let trace = trace::of_request(request.headers());
-        let mut response = trace::within(trace, self.admit((peer, whose), request)).await;
+        let mut response = trace::within(trace, self.admit(whose, request)).await;
         if let Ok(value) = HeaderValue::try_from(trace.to_string()) {
             response.headers_mut().insert(TRACE_HEADER, value);
         }
@@ -119,15 +114,15 @@ impl Door {
     }
 
     /// Lets a request in, or refuses it.
-    async fn admit<B>(&self, (peer, whose): (&Peer, &Whose), request: Request<B>) -> Response
+    async fn admit<B>(&self, whose: &Whose, request: Request<B>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let method = request.method().clone();
-        let mut line = Line::new(&self.fleet, peer, &request);
+        let mut line = Line::new(&self.fleet, &whose.peer, &request);
         let began = line.began;
-        let response = self.lead((peer, whose), request, &mut line).await;
+        let response = self.lead(whose, request, &mut line).await;
         line.answered(&response);
         let (metrics, status) = (&self.fleet.host().metrics, response.status().as_u16());
         metrics.answered(&method, api::route_of(&response), status, began.elapsed());
@@ -135,12 +130,7 @@ impl Door {
     }
 
     /// Leads a request to whoever answers it.
-    async fn lead<B>(
-        &self,
-        (peer, whose): (&Peer, &Whose),
-        mut request: Request<B>,
-        line: &mut Line<'_>,
-    ) -> Response
+    async fn lead<B>(&self, whose: &Whose, mut request: Request<B>, line: &mut Line<'_>) -> Response
     where
         B: axum::body::HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -148,7 +138,7 @@ impl Door {
         if api::is_open(request.uri().path()) {
             return call(self.open.clone(), request).await;
         }
-        match self.identify(peer, request.headers(), line) {
+        match self.identify(&whose.peer, request.headers(), line) {
             Err(refused) => refused.into_response(),
             Ok(principal) => {
                 whose.is_of(&principal);

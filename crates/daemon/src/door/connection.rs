@@ -46,13 +46,13 @@ pub(super) async fn serve<Io>(
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Arc::new(AtomicBool::new(false));
-    let (whose, over) = door.connections.enter();
-    let connection = Connection { io, heard: heard.clone(), over, _whose: whose.clone(), _place: place };
     let hurried = !door.is_own(&peer);
+    let (whose, over) = door.connections.enter(peer);
+    let connection = Connection { io, heard: heard.clone(), over, _whose: whose.clone(), _place: place };
     let service = service_fn(|request: Request<Incoming>| {
-        let (door, peer, whose, heard) = (door.clone(), peer.clone(), whose.clone(), heard.clone());
+        let (door, whose, heard) = (door.clone(), whose.clone(), heard.clone());
         async move {
-            let response = door.answer((&peer, &whose), request.map(|body| Paced::new(body, hurried))).await;
+            let response = door.answer(&whose, request.map(|body| Paced::new(body, hurried))).await;
             heard.store(false, Ordering::Release);
             Ok::<_, Infallible>(response)
         }
@@ -78,9 +78,9 @@ pub(super) async fn serve<Io>(
     } else if slow {
         408
     } else {
-        return tracing::debug!("a connection from {peer} broke off: {error}");
+        return tracing::debug!("a connection from {} broke off: {error}", whose.peer);
     };
-    door.note_stranger(&peer, status, &error.to_string());
+    door.note_stranger(&whose.peer, status, &error.to_string());
 }
 
 /// Returns when the daemon begins to leave.

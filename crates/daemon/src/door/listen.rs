@@ -82,8 +82,8 @@ pub async fn serve(door: Arc<Door>, entrances: Vec<Entrance>, peers: Peers, leav
         };
         listeners.push(tokio::spawn(inside.take_from(entrance)));
     }
-    let watched = door.clone();
-    let _to_the_end = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
+    let watch = async move { door.connections.watch(&door.fleet.host().tenants).await };
+    let _to_the_end = AbortOnDropHandle::new(tokio::spawn(watch));
     for listener in listeners {
         if let Err(error) = listener.await {
             tracing::error!("a listener ended: {error}");

@@ -52,7 +52,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 /// What speaks TLS with clients, with the certificates that are in the files now.
-#[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
     read: Mutex<Read>,
@@ -62,12 +61,6 @@ pub struct Tls {
 struct Read {
     stamps: [Option<Stamp>; 3],
     acceptor: TlsAcceptor,
-}
-
-impl std::fmt::Debug for Read {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Read").field("stamps", &self.stamps).finish_non_exhaustive()
-    }
 }
 
 /// What changes when a file does: its inode, its length, when it was written.

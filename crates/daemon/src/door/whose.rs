@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::peers::Peer;
 use crate::tenants::Tenants;
 use crate::tenants::principal::Principal;
 
 /// How often it is looked whether they still are.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Who has asked last on one connection.
-#[derive(Debug, Default)]
+/// Who is at the other end of one connection, and has asked last.
+#[derive(Debug)]
 pub(super) struct Whose {
+    pub(super) peer: Peer,
     asked: Mutex<Option<Principal>>,
     over: CancellationToken,
 }
@@ -47,8 +49,8 @@ pub(super) struct Connections(Mutex<Vec<Weak<Whose>>>);
 
 impl Connections {
     /// A new one, as yet nobody's.
-    pub(super) fn enter(&self) -> (Arc<Whose>, Over) {
-        let whose = Arc::new(Whose::default());
+    pub(super) fn enter(&self, peer: Peer) -> (Arc<Whose>, Over) {
+        let whose = Arc::new(Whose { peer, asked: Mutex::default(), over: CancellationToken::new() });
         let over = Over(Box::pin(whose.over.clone().cancelled_owned()));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&whose));
         (whose, over)
