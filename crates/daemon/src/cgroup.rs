@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -191,6 +192,12 @@ impl Groups {
     }
 }
 
+/// The process that has this number now, which may be given to another when it has ended.
+pub fn open_process(number: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
 /// Lets the groups in `place` and itself have a controller.
 fn hand_down(controller: &str, place: &Path) -> io::Result<()> {
     let own = place.join("cgroup.controllers");
@@ -256,10 +263,8 @@ impl Group {
     /// Kills all its processes.
     pub fn kill(&self) {
         for number in self.processes() {
-            let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
-            let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
             // Looked at after it was opened: the number is that of one in the group, or nobody's.
-            if let Some(process) = process
+            if let Some(process) = open_process(number)
                 && self.processes().contains(&number)
             {
                 let _ended_meanwhile = pidfd_send_signal(process, Signal::KILL);

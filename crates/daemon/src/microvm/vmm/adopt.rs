@@ -5,12 +5,13 @@ use std::io;
 use std::time::SystemTime;
 
 use hull_protocol::api::{ExitStatus, Microvm as Record, State};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe::Receiver;
 
 use super::super::control::Control;
 use super::super::restart;
 use super::{Files, Life, Vmm};
+use crate::cgroup::open_process;
 use crate::clock::rfc3339;
 use crate::fleet::Host;
 
@@ -65,7 +66,7 @@ fn end_deaf(host: &Host, record: &Record, refused: &io::Error) -> bool {
 
 /// The process with this id, if it is a VMM: the number may be another's by now.
 fn vmm_process(pid: u32) -> Option<Receiver> {
-    let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+    let process = open_process(pid)?;
     // Looked at after it was opened: the name is that of the process held, or of nobody.
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let process = (name.trim() == "hull-vmm").then_some(process)?;
