@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{cargo, check, need_packages, output, target};
+use crate::shell::{cargo, check, need_packages, output, processors, target};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Coverage for libFuzzer (counters, a table of places, comparisons), and the address sanitizer.
@@ -64,7 +64,7 @@ pub fn run(args: &[String]) -> Result<()> {
     );
     let waiting = Mutex::new(chosen.into_iter().rev().collect::<Vec<_>>());
     let found: Mutex<Vec<String>> = Mutex::default();
-    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = processors();
     let work = || -> Result<()> {
         loop {
             let Some(name) = waiting.lock().ok().and_then(|mut waiting| waiting.pop()) else { return Ok(()) };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::emulator::emulator;
 use crate::fixtures::{Kernel, lab_kernel, make, pack_initramfs, put_modules};
-use crate::shell::{check, need_packages, repository, target};
+use crate::shell::{check, need_packages, processors, repository, target};
 
 /// What the lab's kernel loads before it can mount the host's root; the rules of networks need the last ones, which take
 /// too long when each is asked for in the middle of a transaction.
@@ -143,8 +143,7 @@ pub fn places() -> usize {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: Option<usize> = total.and_then(|total| total.trim().trim_end_matches(" kB").parse().ok());
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    processors.min(kib.unwrap_or(0) / (MEMORY_MIB << 10)).clamp(1, 4)
+    processors().min(kib.unwrap_or(0) / (MEMORY_MIB << 10)).clamp(1, 4)
 }
 
 /// Runs a command and returns its exit status.

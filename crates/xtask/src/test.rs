@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::shell::{cargo, need_packages, repository, target};
+use crate::shell::{cargo, need_packages, processors, repository, target};
 use crate::{fixtures, images, lab, programs};
 use tally::{Ran, Tally, run_counted};
 
@@ -171,7 +171,7 @@ fn set_up() -> Result<()> {
 fn bare_tests(programs: Vec<&Program>, tally: &mut Tally) -> Result<bool> {
     let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") else {
         println!("== tests of bare guests, on this host");
-        return side_by_side(programs, thread::available_parallelism().map_or(1, usize::from).min(4), tally);
+        return side_by_side(programs, processors().min(4), tally);
     };
     println!("== tests of bare guests: skipped, /dev/kvm cannot be opened: {error}");
     for program in programs {

@@ -126,6 +126,11 @@ fn entry(input: &mut Input<'_>, tar: &mut Vec<u8>) {
     let patch = usize::from(input.u8() % 16);
     let patch = input.bytes(patch);
     header.as_mut_bytes().iter_mut().skip(at).zip(patch).for_each(|(to, from)| *to = *from);
+    append(tar, header, content);
+}
+
+/// Appends an entry, whose sum is right.
+fn append(tar: &mut Vec<u8>, mut header: Header, content: &[u8]) {
     header.set_cksum();
     tar.extend(header.as_bytes());
     tar.extend(content);
@@ -239,7 +244,7 @@ const BY_DIGEST: u8 = 8;
 /// One member of an archive: its text names those before it, `@1` by digest and `#1` by size, so that what names them
 /// stays right when they change.
 fn member(input: &mut Input<'_>, before: &mut Vec<(Digest, usize)>, tar: &mut Vec<u8>) {
-    let (which, kind) = (input.u8() % 9, input.pick(b"00000125"));
+    let (which, kind) = (input.u8() % (BY_DIGEST + 1), input.pick(b"00000125"));
     let link = MEMBERS[usize::from(input.u8()) % MEMBERS.len()];
     let packing = input.u8() % 4;
     let block = input.block();
@@ -268,10 +273,7 @@ fn member(input: &mut Input<'_>, before: &mut Vec<(Digest, usize)>, tar: &mut Ve
     }
     header.set_mode(0o644);
     header.set_size(content.len() as u64);
-    header.set_cksum();
-    tar.extend(header.as_bytes());
-    tar.extend(content);
-    tar.resize(tar.len().next_multiple_of(512), 0);
+    append(tar, header, &content);
 }
 
 /// An archive to be imported.
